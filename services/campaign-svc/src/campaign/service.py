@@ -102,7 +102,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             repeat_after=timedelta(seconds=settings.repeat_after_s),
         )
         own = Own(held.shards, settings.places)
-        erasing = eraser(held.database)
+        part = held.shards.own_part
+        erasing = eraser(held.database, part)
         return Background(
             subscriptions=[
                 registry.subscription(),
@@ -110,8 +111,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 progress.subscription(own),
                 holds.subscription(),
                 erasing.subscription(),
-                copier(held.field_keys).subscription(),
-                Rectifier(held.field_keys, held.link_keys, settings.policy).subscription(),
+                copier(held.field_keys, part).subscription(),
+                Rectifier(held.field_keys, held.link_keys, settings.policy, part).subscription(),
             ],
             workers=[
                 *planner.workers(),

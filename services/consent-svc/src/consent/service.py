@@ -153,7 +153,7 @@ SEALED = (
     whole("double_opt_in", "number", "number:{subject_id}"),
     whole("preference_link", "number", "number:{subject_id}"),
     whole("rectification", "asked", "rectification:{rectification_id}"),
-    whole("copy_part", "items", "copy:{copy_id}:{service}:{place}"),
+    whole("copy_part", "items", "copy:{copy_id}:{service}:{place}{shard}"),
     whole("import_file", "rest", "import:{import_id}:rest", binary=True),
     whole("import_piece", "body", "import:{import_id}:{position}", binary=True),
 )

@@ -46,8 +46,11 @@ class ErasureLifted(Event, frozen=True, kw_only=True):
         return self.subject_id
 
 
-class ErasureAcknowledged(Event, frozen=True, kw_only=True):
-    """A service has erased the person's data, apart from the data listed as kept in the certificate."""
+class ErasureAcknowledged(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A service has erased the person's data, apart from the data listed as kept in the certificate.
+
+    `shard`, `shards`: of a service that holds a person in several databases, the database and how many answer.
+    """
 
     type: ClassVar[str] = "consent.erasure_acknowledged.v1"
 
@@ -56,6 +59,8 @@ class ErasureAcknowledged(Event, frozen=True, kw_only=True):
     service: str  # campaign, consent, dispatch or inbound
     erased_at: Instant
     erased: dict[str, int]  # count by kind: {"contacts": 2}
+    shard: str = ""
+    shards: int = 1
 
     @property
     def key(self) -> str:
@@ -92,8 +97,11 @@ class CopyRequested(Event, frozen=True, kw_only=True):
         return self.subject_id
 
 
-class CopyGathered(Event, frozen=True, kw_only=True):
-    """A part of the data that a service holds of the person. `place`: index of the part, from 0; `of`: the count."""
+class CopyGathered(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A part of the data that a service holds of the person. `place`: index of the part, from 0; `of`: the count.
+
+    `shard`, `shards`: as of `ErasureAcknowledged`; place and count are then of the shard.
+    """
 
     type: ClassVar[str] = "consent.copy_gathered.v1"
 
@@ -102,8 +110,10 @@ class CopyGathered(Event, frozen=True, kw_only=True):
     service: str
     place: int
     of: int
-    items: str  # JSON list of objects with a "kind"; encrypted, context "copy:<copy_id>:<service>:<place>"
+    items: str  # JSON list of objects with a "kind"; encrypted, context "copy:<copy_id>:<service>:<place><shard>"
     gathered_at: Instant
+    shard: str = ""
+    shards: int = 1
 
     @property
     def key(self) -> str:
@@ -131,8 +141,8 @@ class RectificationRequested(Event, frozen=True, kw_only=True):
         return self.subject_id
 
 
-class RectificationAcknowledged(Event, frozen=True, kw_only=True):
-    """A service has corrected its data."""
+class RectificationAcknowledged(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A service has corrected its data. `shard`, `shards`: as of `ErasureAcknowledged`."""
 
     type: ClassVar[str] = "consent.rectification_acknowledged.v1"
 
@@ -141,6 +151,8 @@ class RectificationAcknowledged(Event, frozen=True, kw_only=True):
     service: str  # campaign
     rectified_at: Instant
     rectified: dict[str, int]  # count by kind: {"contacts": 1, "messages": 2}
+    shard: str = ""
+    shards: int = 1
 
     @property
     def key(self) -> str:

@@ -4,6 +4,7 @@ some slots.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.db.database import Database
 from common.settings import ServiceSettings
@@ -11,6 +12,16 @@ from common.settings import ServiceSettings
 
 class OtherShard(RuntimeError):
     """The database holds other places than the settings say. The text has the remedy."""
+
+
+class Part(NamedTuple):
+    """The part of an answer about a person that a shard gives, where each has some: of so many shards."""
+
+    shard: str = ""
+    of: int = 1
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,10 @@ class Shards:
     @property
     def divided(self) -> bool:
         return len(self.each) > 1
+
+    @property
+    def own_part(self) -> Part:
+        return Part(self.own.name, len(self.each)) if self.divided else WHOLE
 
     def of(self, partition: int) -> Shard:
         """Return the shard of a partition, or of a slot."""

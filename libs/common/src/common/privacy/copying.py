@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import COPIES, COPY_PARTS
 from common.contracts.rights import CopyGathered, CopyRequested
+from common.db.shards import WHOLE, Part
 from common.kafka import outbox
 from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys, Unreadable
@@ -24,11 +25,15 @@ Gather = Callable[[AsyncConnection, str, str], Awaitable[Sequence[Item]]]
 
 @dataclass(frozen=True, slots=True)
 class Copier:
-    """Answers copy requests. `gather(tx, subject_id, controller_id)` returns all that a controller holds, in clear."""
+    """Answers copy requests. `gather(tx, subject_id, controller_id)` returns all that a controller holds, in clear.
+
+    `part`: of a service each of whose shards answers.
+    """
 
     service: str
     keys: FieldKeys
     gather: Gather
+    part: Part = WHOLE
 
     def subscription(self) -> Subscription:
         return Subscription(f"{self.service}.copies", COPIES, self.answer)
@@ -51,16 +56,18 @@ class Copier:
                 service=self.service,
                 place=place,
                 of=len(pieces),
-                items=self.keys.seal(piece, context(asked.copy_id, self.service, place)),
+                items=self.keys.seal(piece, context(asked.copy_id, self.service, place, self.part.shard)),
                 gathered_at=now,
+                shard=self.part.shard,
+                shards=self.part.of,
             )
             for place, piece in enumerate(pieces)
         ]
 
 
-def context(copy_id: str, service: str, place: int) -> str:
+def context(copy_id: str, service: str, place: int, shard: str = "") -> str:
     """Return the encryption context of a part."""
-    return f"copy:{copy_id}:{service}:{place}"
+    return f"copy:{copy_id}:{service}:{place}{shard}"
 
 
 def opened(keys: FieldKeys, sealed: str | None, context: str) -> str | None:

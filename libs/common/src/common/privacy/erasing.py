@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.rights import ErasureAcknowledged, ErasureLifted, ErasureRequested
 from common.db.database import Database, fetch_many
+from common.db.shards import WHOLE, Part
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.kafka.subscription import After, Received, Subscription
@@ -127,6 +128,7 @@ class Eraser:
     each completed person; an absent person has data in use, and the timer tries again. `lock_of`: a transaction erases
     only people with the same value, so that it never holds a lock of one group while waiting for another's.
     `lock(tx, subject_ids)` locks people before their erasures: a service that lifts an erasure holds the person then.
+    `part`: of a service each of whose shards answers.
     """
 
     service: str
@@ -134,6 +136,7 @@ class Eraser:
     erase: Erase
     lock_of: Callable[[str], Hashable] = lambda subject_id: None
     lock: Lock | None = None
+    part: Part = WHOLE
 
     def subscription(self) -> Subscription:
         return Subscription(f"{self.service}.erasures", ERASURES, keep)
@@ -181,6 +184,8 @@ class Eraser:
                     service=self.service,
                     erased_at=now,
                     erased=dict(done[whom[row.erasure_id]]),
+                    shard=self.part.shard,
+                    shards=self.part.of,
                 )
                 for row in rows
                 if whom[row.erasure_id] in done

@@ -7,11 +7,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.conversions import store as conversions
 from campaign.links import links
 from campaign.privacy import store
+from common.db.shards import WHOLE, Part
 from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, opened
 
 
-def copier(keys: FieldKeys) -> Copier:
+def copier(keys: FieldKeys, part: Part = WHOLE) -> Copier:
     async def gather(tx: AsyncConnection, subject_id: str, controller_id: str) -> Sequence[Item]:
         contacts = [
             {
@@ -69,4 +70,4 @@ def copier(keys: FieldKeys) -> Copier:
         ]
         return [*contacts, *audiences, *sent, *tests, *converted]
 
-    return Copier("campaign", keys, gather)
+    return Copier("campaign", keys, gather, part)

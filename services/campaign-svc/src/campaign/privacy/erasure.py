@@ -16,11 +16,12 @@ from campaign.conversions import store as conversions
 from campaign.imports import store as imports
 from campaign.links import links
 from common.db.database import Database
+from common.db.shards import WHOLE, Part
 from common.privacy.erasing import UPLOADS_SILENT_FOR, Erased, Eraser, Whom
 
 
-def eraser(database: Database) -> Eraser:
-    return Eraser("campaign", database, erase)
+def eraser(database: Database, part: Part = WHOLE) -> Eraser:
+    return Eraser("campaign", database, erase, part=part)
 
 
 async def erase(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> Mapping[Whom, Erased]:

@@ -25,6 +25,7 @@ from campaign.schedule.timing import region_of
 from common.contracts import CAMPAIGN_REQUESTS, RECTIFICATION_ACKS, RECTIFICATIONS
 from common.contracts.campaign import MessageReworded
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
+from common.db.shards import WHOLE, Part
 from common.files.columns import NUMBER_TITLES
 from common.kafka import outbox
 from common.kafka.subscription import After, Poison, Received, Subscription
@@ -40,10 +41,11 @@ _fields = msgspec.json.Decoder(dict[str, str | None])
 class Rectifier:
     """Consumer of rectifications."""
 
-    def __init__(self, keys: FieldKeys, link_keys: LinkKeys, policy: Policy) -> None:
+    def __init__(self, keys: FieldKeys, link_keys: LinkKeys, policy: Policy, part: Part = WHOLE) -> None:
         self._keys = keys
         self._link_keys = link_keys
         self._gate = at_hand_off(policy)
+        self._part = part
 
     def subscription(self) -> Subscription:
         return Subscription("campaign.rectifications", RECTIFICATIONS, self.apply)
@@ -76,6 +78,8 @@ class Rectifier:
             service=SERVICE,
             rectified_at=now,
             rectified={"contacts": contacts, "messages": len(reworded)},
+            shard=self._part.shard,
+            shards=self._part.of,
         )
         await outbox.append(tx, RECTIFICATION_ACKS, [done])
 

@@ -70,10 +70,12 @@ Table(
     Column("copy_id", Text, nullable=False),
     Column("service", Text, nullable=False),
     Column("place", Integer, nullable=False),
-    Column("parts", Integer, nullable=False),  # of this service
-    Column("items", Text, nullable=False),  # encrypted, context "copy:<copy_id>:<service>:<place>"; or NOTHING
+    Column("parts", Integer, nullable=False),  # of this service, or shard
+    Column("items", Text, nullable=False),  # encrypted, context as of CopyGathered; or NOTHING
     Column("gathered_at", DateTime(timezone=True), nullable=False),
-    PrimaryKeyConstraint("copy_id", "service", "place"),
+    Column("shard", Text, nullable=False, server_default=text("''::text")),
+    Column("shards", Integer, nullable=False, server_default=text("1")),  # that answer for the service
+    PrimaryKeyConstraint("copy_id", "service", "shards", "shard", "place"),
 )
 
 
@@ -190,12 +192,12 @@ async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
         return
     await tx.execute(
         text(
-            "INSERT INTO copy_part (copy_id, service, place, parts, items, gathered_at)"
+            "INSERT INTO copy_part (copy_id, service, place, parts, items, gathered_at, shard, shards)"
             " SELECT p.copy_id, p.service, p.place, p.parts,"
-            " CASE WHEN c.bare AND p.service <> 'consent' THEN :nothing ELSE p.items END, p.at"
+            " CASE WHEN c.bare AND p.service <> 'consent' THEN :nothing ELSE p.items END, p.at, p.shard, p.shards"
             " FROM unnest(CAST(:ids AS text[]), CAST(:services AS text[]), CAST(:places AS integer[]),"
-            " CAST(:parts AS integer[]), CAST(:items AS text[]), CAST(:ats AS timestamptz[]))"
-            " AS p(copy_id, service, place, parts, items, at)"
+            " CAST(:parts AS integer[]), CAST(:items AS text[]), CAST(:ats AS timestamptz[]), CAST(:shards AS text[]),"
+            " CAST(:of AS integer[])) AS p(copy_id, service, place, parts, items, at, shard, shards)"
             " JOIN copy AS c USING (copy_id) FOR SHARE OF c ON CONFLICT DO NOTHING"
         ),
         {
@@ -206,14 +208,18 @@ async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
             "parts": [part.of for part in gathered],
             "items": [part.items for part in gathered],
             "ats": [part.gathered_at for part in gathered],
+            "shards": [part.shard for part in gathered],
+            "of": [part.shards for part in gathered],
         },
     )
     await tx.execute(
         text(
             "UPDATE copy AS c SET completed_at = :now WHERE c.copy_id = ANY(CAST(:ids AS text[]))"
-            " AND c.completed_at IS NULL AND :services = (SELECT count(*) FROM (SELECT p.service FROM copy_part AS p"
+            " AND c.completed_at IS NULL AND :services = (SELECT count(DISTINCT w.service) FROM (SELECT s.service"
+            " FROM (SELECT p.service, p.shards FROM copy_part AS p"
             " WHERE p.copy_id = c.copy_id AND p.service = ANY(CAST(:all AS text[]))"
-            " GROUP BY p.service HAVING count(*) = max(p.parts)) AS whole)"
+            " GROUP BY p.service, p.shards, p.shard HAVING count(*) = max(p.parts)) AS s"
+            " GROUP BY s.service, s.shards HAVING count(*) = s.shards) AS w)"
         ),
         {
             "now": datetime.now(UTC),
@@ -236,15 +242,22 @@ async def find(
     if row is None:
         return None
     gathered = (
-        await tx.execute(text("SELECT * FROM copy_part WHERE copy_id = :id ORDER BY service, place"), {"id": copy_id})
+        await tx.execute(
+            text("SELECT * FROM copy_part WHERE copy_id = :id ORDER BY service, shards, shard, place"), {"id": copy_id}
+        )
     ).all()
-    whole = {part.service for part in gathered if sum(p.service == part.service for p in gathered) == part.parts}
+    many = Counter((part.service, part.shards, part.shard) for part in gathered)
+    told = {key for part in gathered if many[key := (part.service, part.shards, part.shard)] == part.parts}
+    of_shards = Counter((service, shards) for service, shards, _ in told)
+    whole = {service: shards for (service, shards), answers in sorted(of_shards.items()) if answers == shards}
     items: dict[str, list[Item]] = {}
     if row.completed_at is not None:
         for part in gathered:
+            if part.shards != whole.get(part.service):
+                continue  # of before the service was divided
             of_service = items.setdefault(part.service, [])
             if part.items != NOTHING:
-                opened_part = keys.unseal(part.items, context(copy_id, part.service, part.place))
+                opened_part = keys.unseal(part.items, context(copy_id, part.service, part.place, part.shard))
                 of_service += msgspec.json.decode(opened_part, type=list[Item])
     return Copy(
         copy_id=row.copy_id,

@@ -5,13 +5,14 @@ that controller's data; the person's own page or text, and the end of all retent
 """
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 import msgspec
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -72,7 +73,9 @@ Table(
     Column("erased_at", DateTime(timezone=True), nullable=False),
     Column("acknowledged_at", DateTime(timezone=True), nullable=False),
     Column("erased", JSONB, nullable=False),
-    PrimaryKeyConstraint("erasure_id", "service"),
+    Column("shard", Text, nullable=False, server_default=text("''::text")),
+    Column("shards", Integer, nullable=False, server_default=text("1")),  # that answered when this one did
+    PrimaryKeyConstraint("erasure_id", "service", "shards", "shard"),
 )
 
 
@@ -185,17 +188,21 @@ async def _begin(tx: AsyncConnection, asked: Sequence[_Asked], now: datetime) ->
 
 
 async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Store the first answer of each service; the last service's answer completes the erasure and publishes its end."""
+    """Store the first answer of each service; the last service's answer completes the erasure and publishes its end.
+
+    A service has answered once all its shards have, of as many as each of them counts.
+    """
     acks = [received.event for received in batch if isinstance(received.event, ErasureAcknowledged)]
     if not acks:
         return None
     now = datetime.now(UTC)
     await tx.execute(
         text(
-            "INSERT INTO erasure_ack (erasure_id, service, erased_at, acknowledged_at, erased)"
-            " SELECT a.erasure_id, a.service, a.erased_at, :now, CAST(a.erased AS jsonb)"
+            "INSERT INTO erasure_ack (erasure_id, service, erased_at, acknowledged_at, erased, shard, shards)"
+            " SELECT a.erasure_id, a.service, a.erased_at, :now, CAST(a.erased AS jsonb), a.shard, a.shards"
             " FROM unnest(CAST(:ids AS text[]), CAST(:services AS text[]), CAST(:ats AS timestamptz[]),"
-            " CAST(:erased AS text[])) AS a(erasure_id, service, erased_at, erased) ON CONFLICT DO NOTHING"
+            " CAST(:erased AS text[]), CAST(:parts AS text[]), CAST(:of AS integer[]))"
+            " AS a(erasure_id, service, erased_at, erased, shard, shards) ON CONFLICT DO NOTHING"
         ),
         {
             "now": now,
@@ -203,14 +210,17 @@ async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | No
             "services": [ack.service for ack in acks],
             "ats": [ack.erased_at for ack in acks],
             "erased": [msgspec.json.encode(ack.erased).decode() for ack in acks],
+            "parts": [ack.shard for ack in acks],
+            "of": [ack.shards for ack in acks],
         },
     )
     completed = await tx.execute(
         text(
             "UPDATE erasure AS e SET completed_at = :now"
             " WHERE e.erasure_id = ANY(CAST(:ids AS text[])) AND e.completed_at IS NULL"
-            " AND (SELECT count(*) FROM erasure_ack AS a WHERE a.erasure_id = e.erasure_id"
-            " AND a.service = ANY(CAST(:services AS text[]))) = :all"
+            " AND (SELECT count(DISTINCT w.service) FROM (SELECT a.service FROM erasure_ack AS a"
+            " WHERE a.erasure_id = e.erasure_id AND a.service = ANY(CAST(:services AS text[]))"
+            " GROUP BY a.service, a.shards HAVING count(*) = a.shards) AS w) = :all"
             " RETURNING e.erasure_id, e.requested_at, e.subject_id, e.controller_id"
         ),
         {"now": now, "ids": [ack.erasure_id for ack in acks], "services": list(SERVICES), "all": len(SERVICES)},
@@ -374,13 +384,26 @@ async def page(
 async def _with_acks(tx: AsyncConnection, erasures: Sequence[Erasure]) -> list[Erasure]:
     found = await tx.execute(
         text(
-            "SELECT erasure_id, service, erased_at, acknowledged_at, erased::text AS erased FROM erasure_ack"
-            " WHERE erasure_id = ANY(CAST(:ids AS text[])) ORDER BY service"
+            "SELECT erasure_id, service, shards, erased_at, acknowledged_at, erased::text AS erased FROM erasure_ack"
+            " WHERE erasure_id = ANY(CAST(:ids AS text[])) ORDER BY service, shards, shard"
         ),
         {"ids": [each.erasure_id for each in erasures]},
     )
-    acks: dict[str, list[Ack]] = {}
+    parts: dict[tuple[str, str, int], list[Ack]] = {}
     for row in found:
-        erased: dict[str, int] = msgspec.json.decode(row.erased)
-        acks.setdefault(row.erasure_id, []).append(Ack(row.service, row.erased_at, row.acknowledged_at, erased))
-    return [replace(each, acks=tuple(acks.get(each.erasure_id, ()))) for each in erasures]
+        ack = Ack(row.service, row.erased_at, row.acknowledged_at, msgspec.json.decode(row.erased))
+        parts.setdefault((row.erasure_id, row.service, row.shards), []).append(ack)
+    acks: dict[str, dict[str, Ack]] = {}
+    for (erasure_id, service, shards), of_shards in parts.items():
+        if len(of_shards) == shards:
+            acks.setdefault(erasure_id, {}).setdefault(service, _whole(of_shards))
+    return [replace(each, acks=tuple(acks.get(each.erasure_id, {}).values())) for each in erasures]
+
+
+def _whole(parts: Sequence[Ack]) -> Ack:
+    """Return the answer of a service from those of all its shards."""
+    erased = Counter[str]()
+    for part in parts:
+        erased.update(part.erased)
+    last = max(parts, key=attrgetter("acknowledged_at"))
+    return Ack(last.service, max(part.erased_at for part in parts), last.acknowledged_at, dict(erased))

@@ -6,6 +6,7 @@ evidence  another line is appended beside the wrong line (ADR-0024)
 """
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import RECTIFICATION_ACKS, RECTIFICATIONS
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
-from common.db.database import Database
+from common.db.database import Database, fetch_many
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.kafka.subscription import After, Received, Subscription
@@ -31,6 +32,8 @@ from common.web.pagination import whole_page
 from consent.schema import metadata
 
 log = logging.getLogger(__name__)
+
+_parts = msgspec.json.Decoder(dict[str, dict[str, dict[str, dict[str, int]]]])
 
 Kind = Literal["contact", "number", "evidence"]
 
@@ -58,6 +61,8 @@ Table(
     Column("requested_at", DateTime(timezone=True), nullable=False),
     Column("completed_at", DateTime(timezone=True), nullable=True),
     Column("rectified", JSONB, nullable=False),  # by service, counts by kind
+    # of services not all of whose shards have answered: by service, count of shards, and shard
+    Column("parts", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Index("rectification_position_ix", "position", unique=True),
     Index("rectification_subject_ix", "subject_id"),
     Index("rectification_asked_ix", "requested_at", postgresql_where=text("asked IS NOT NULL")),
@@ -150,6 +155,9 @@ async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | No
     """Store the first answer of each service; the last service's answer completes the rectification."""
     for received in batch:
         if isinstance(ack := received.event, RectificationAcknowledged):
+            rectified = ack.rectified if ack.shards == 1 else await _of_every_shard(tx, ack)
+            if rectified is None:
+                continue
             await tx.execute(
                 text(
                     "UPDATE rectification SET rectified = rectified || CAST(:done AS jsonb),"
@@ -160,12 +168,38 @@ async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | No
                 {
                     "id": ack.rectification_id,
                     "service": ack.service,
-                    "done": msgspec.json.encode({ack.service: ack.rectified}).decode(),
+                    "done": msgspec.json.encode({ack.service: rectified}).decode(),
                     "all": list(SERVICES),
                     "now": datetime.now(UTC),
                 },
             )
     return None
+
+
+async def _of_every_shard(tx: AsyncConnection, ack: RectificationAcknowledged) -> Mapping[str, int] | None:
+    """Keep the answer of a shard, and return the sums of all of them once the last has answered."""
+    rows = await fetch_many(
+        tx,
+        "SELECT parts::text FROM rectification WHERE rectification_id = $1 AND completed_at IS NULL FOR UPDATE",
+        ack.rectification_id,
+    )
+    if not rows:
+        return None
+    parts = _parts.decode(rows[0][0])
+    of_shards = parts.setdefault(ack.service, {}).setdefault(str(ack.shards), {})
+    of_shards.setdefault(ack.shard, ack.rectified)
+    await fetch_many(
+        tx,
+        "UPDATE rectification SET parts = $2::jsonb WHERE rectification_id = $1",
+        ack.rectification_id,
+        msgspec.json.encode(parts).decode(),
+    )
+    if len(of_shards) < ack.shards:
+        return None
+    rectified = Counter[str]()
+    for counts in of_shards.values():
+        rectified.update(counts)  # a sum of counters has no zero
+    return rectified
 
 
 answers = Subscription("consent.rectification-acks", RECTIFICATION_ACKS, take_answers)

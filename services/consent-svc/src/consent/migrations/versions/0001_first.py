@@ -135,7 +135,9 @@ CREATE TABLE copy_part (
     place integer NOT NULL,
     parts integer NOT NULL,
     items text NOT NULL,
-    gathered_at timestamptz NOT NULL
+    gathered_at timestamptz NOT NULL,
+    shard text DEFAULT ''::text NOT NULL,
+    shards integer DEFAULT 1 NOT NULL
 )
     """,
     """
@@ -221,7 +223,9 @@ CREATE TABLE erasure_ack (
     service text NOT NULL,
     erased_at timestamptz NOT NULL,
     acknowledged_at timestamptz NOT NULL,
-    erased jsonb NOT NULL
+    erased jsonb NOT NULL,
+    shard text DEFAULT ''::text NOT NULL,
+    shards integer DEFAULT 1 NOT NULL
 )
     """,
     """
@@ -439,7 +443,8 @@ CREATE TABLE rectification (
     annulled boolean NOT NULL,
     requested_at timestamptz NOT NULL,
     completed_at timestamptz,
-    rectified jsonb NOT NULL
+    rectified jsonb NOT NULL,
+    parts jsonb DEFAULT '{}'::jsonb NOT NULL
 )
     """,
     """
@@ -702,7 +707,7 @@ ALTER TABLE answer ADD CONSTRAINT answer_pk PRIMARY KEY (message_id)
 ALTER TABLE consumer_offset ADD CONSTRAINT consumer_offset_pk PRIMARY KEY (consumer_group, topic, partition)
     """,
     """
-ALTER TABLE copy_part ADD CONSTRAINT copy_part_pk PRIMARY KEY (copy_id, service, place)
+ALTER TABLE copy_part ADD CONSTRAINT copy_part_pk PRIMARY KEY (copy_id, service, shards, shard, place)
     """,
     """
 ALTER TABLE copy ADD CONSTRAINT copy_pk PRIMARY KEY (copy_id)
@@ -726,7 +731,7 @@ ALTER TABLE double_opt_in ADD CONSTRAINT double_opt_in_pk PRIMARY KEY (evidence_
 ALTER TABLE erasing ADD CONSTRAINT erasing_pk PRIMARY KEY (erasure_id)
     """,
     """
-ALTER TABLE erasure_ack ADD CONSTRAINT erasure_ack_pk PRIMARY KEY (erasure_id, service)
+ALTER TABLE erasure_ack ADD CONSTRAINT erasure_ack_pk PRIMARY KEY (erasure_id, service, shards, shard)
     """,
     """
 ALTER TABLE erasure ADD CONSTRAINT erasure_pk PRIMARY KEY (erasure_id)
