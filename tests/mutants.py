@@ -66,6 +66,8 @@ FIELD_KEYS = "tests/service/rights/test_field_keys.py"
 OUTER_KEYS = "tests/service/consent/test_outer_keys.py"
 JOURNALLED = "services/inbound-svc/src/inbound/migrations/versions/0001_first.py"
 JOURNAL = "services/inbound-svc/src/inbound/journal.py"
+CAMPAIGN_SHARDS = "tests/service/campaign/test_shards.py"
+PARTS_OF_SHARDS = "tests/service/rights/test_parts_of_shards.py"
 INBOUND_SHARDS = "tests/service/inbound/test_shards.py"
 CONSENT_SHARDS = "tests/service/consent/test_shards.py"
 CONSENT_CALLS = "services/consent-svc/src/consent/calls.py"
@@ -443,6 +445,69 @@ MUTANTS = (
         "    if not shards.divided:\n        return shards.own, await answer(shards.own)\n",
         "    if shards.own:\n        return shards.own, await answer(shards.own)\n",
         f"{CONSENT_SHARDS} -k page_of_a_person",
+    ),
+    Mutant(
+        "a call has the database of the process, whoever calls",
+        "services/campaign-svc/src/campaign/senders/caller.py",
+        "    return held.of_shard(held.shard_of(caller.organisation))\n",
+        "    return held.of_shard(held.shards.own) if caller else held\n",
+        f"{CAMPAIGN_SHARDS} -k asked_for",
+    ),
+    Mutant(
+        "a short link is looked for in the own shard alone",
+        "services/campaign-svc/src/campaign/links/redirects.py",
+        "    for shard in sorted(held.shards.each,",
+        "    for shard in sorted([held.shards.own],",
+        f"{CAMPAIGN_SHARDS} -k short_link",
+    ),
+    Mutant(
+        "a sender that is not known yet is a stranger",
+        "services/campaign-svc/src/campaign/senders/own.py",
+        "if self._is_own.get(one) is False}",
+        "if not self._is_own.get(one)}",
+        f"{CAMPAIGN_SHARDS} -k unknown_sender",
+    ),
+    Mutant(
+        "a shard keeps the consents of every organisation",
+        "services/campaign-svc/src/campaign/audience/consents.py",
+        "    if not own.all:\n        strangers",
+        "    if own.all:\n        strangers",
+        f"{CAMPAIGN_SHARDS} -k unknown_sender",
+    ),
+    Mutant(
+        "each part of a divided database keeps every contact",
+        "services/campaign-svc/src/campaign/senders/division.py",
+        '            "contact",\n',
+        "",
+        f"{CAMPAIGN_SHARDS} -k 'is_divided'",
+    ),
+    Mutant(
+        "a part of a divided database keeps the consents of others' senders",
+        "services/campaign-svc/src/campaign/senders/division.py",
+        "OR e ->> 'sender_id' NOT IN {_SENDERS})",
+        "OR e ->> 'sender_id' IS NOT NULL)",
+        f"{CAMPAIGN_SHARDS} -k both_parts_go_on",
+    ),
+    Mutant(
+        "an erasure is complete once a shard of the service has answered",
+        "services/consent-svc/src/consent/rights/erasures.py",
+        "GROUP BY a.service, a.shards HAVING count(*) = a.shards)",
+        "GROUP BY a.service, a.shards HAVING count(*) > 0)",
+        f"{PARTS_OF_SHARDS} -k erasure",
+    ),
+    Mutant(
+        "a copy is complete once a shard of the service has answered",
+        "services/consent-svc/src/consent/rights/copies.py",
+        "GROUP BY s.service, s.shards HAVING count(*) = s.shards)",
+        "GROUP BY s.service, s.shards HAVING count(*) > 0)",
+        f"{PARTS_OF_SHARDS} -k copy",
+    ),
+    Mutant(
+        "a relay in shards of organisations begins to publish by more partitions",
+        "libs/common/src/common/kafka/widening.py",
+        "            if self.settings.own_shard and not self.settings.people_are_divided:",
+        "            if False:",
+        "tests/unit/common/test_shard_settings.py -k changes_no_count",
     ),
     # --- lists and conversions
     Mutant(

@@ -11,6 +11,7 @@ from common.kafka.broker import partition_of
 from common.kafka.reading.client import group_of, read_of
 from common.kafka.reading.dealing import dealer
 from common.kafka.subscription import Subscription
+from common.kafka.widening import Widening
 from common.settings.shards import SLOTS, ShardedSettings, SlottedSettings, spans
 from tests.support.running import AUTH_KEY, KEY_RING, OUTER_RING, SUBJECT_RING
 
@@ -118,6 +119,19 @@ def test_settings_that_put_an_organisation_in_no_shard_or_in_two_are_refused(wro
 def test_an_organisation_keeps_its_slot_for_ever() -> None:
     """Another hash would look for it in a database that has nothing of it."""
     assert [partition_of(name, SLOTS) for name in ("acme", "Maison Lune", "org-1")] == [260, 454, 323]
+
+
+async def test_a_relay_in_shards_of_organisations_changes_no_count_of_partitions() -> None:
+    """Two relays would change at two moments, and a reader waits for the former partitions only once."""
+
+    async def knows(*_: Any) -> bool:
+        return True
+
+    settings = SlottedSettings(**told(shards=slots("0-511", "512-1023"), work_partitions=8))
+    widening = Widening(settings, [CAMPAIGN_REQUESTS])
+    await widening.step(None, knows)  # type: ignore[arg-type]
+    assert widening.count(CAMPAIGN_REQUESTS.name) == 4
+    assert "the relays of the shards would change at two moments" in (widening.why or "")
 
 
 def test_spans_of_partitions_are_read_in_any_order_and_once() -> None:
