@@ -475,6 +475,13 @@ MUTANTS = (
         f"{CAMPAIGN_SHARDS} -k unknown_sender",
     ),
     Mutant(
+        "the feed of a shard waits at each opt-out of another organisation",
+        "services/campaign-svc/src/campaign/audience/consents.py",
+        '    opted_out = any(cause.kind == "opt_out" for cause in event.causes)\n',
+        "    opted_out = False\n",
+        f"{CAMPAIGN_SHARDS} -k feed_and_its_webhook",
+    ),
+    Mutant(
         "each part of a divided database keeps every contact",
         "services/campaign-svc/src/campaign/senders/division.py",
         '            "contact",\n',

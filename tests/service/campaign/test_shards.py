@@ -30,14 +30,24 @@ from common.contracts import (
 )
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import ConsentStateChanged, Suppression
-from common.contracts.dispatch import MessagesChanged
+from common.contracts.dispatch import MessagesChanged, OptOutEnforced
 from common.contracts.rights import CopyGathered, CopyRequested, RectificationAcknowledged, RectificationRequested
 from common.db.database import Database
 from common.db.shards import OtherShard
 from common.kafka.broker import partition_of
 from common.settings.shards import SLOTS
 from tests.service.campaign.campaigns import WRITTEN, changed, csv_of
-from tests.support.builders import SENDER, erasure_requested, field_keys, now, number, opted_in, sender_changed, subject
+from tests.support.builders import (
+    SENDER,
+    erasure_requested,
+    field_keys,
+    now,
+    number,
+    opted_in,
+    opted_out,
+    sender_changed,
+    subject,
+)
 from tests.support.erasures import acknowledgements
 from tests.support.eventually import eventually
 from tests.support.holdings import holdings, spellings
@@ -208,22 +218,22 @@ async def test_a_consent_is_kept_where_its_sender_is_and_one_of_an_unknown_sende
         unknown = opted_in(4)
         unknown = replace(unknown, consents=(replace(unknown.consents[0], sender_id="not-told-yet"),))
         stopped = replace(opted_in(5), suppressions=(Suppression(sender_id=None, since=now()),))
-        await publish(surroundings, STATES, [opted_in(1), with_both(2), unknown, stopped])
+        await publish(surroundings, STATES, [opted_in(1), with_both(2), unknown, stopped, opted_out(6)])
         lines = "SELECT subject_id || ' ' || (e ->> 'sender_id') FROM standing AS s,"
         lines += " jsonb_array_elements(s.told -> 'consents') AS e ORDER BY 1"
 
         async def applied() -> bool:
             return await both.each(lines) == {
                 "a": sorted(
-                    [*(f"{subject(n)} {SENDERS_OF['a']}" for n in (1, 2, 5)), f"{subject(4)} not-told-yet"],
+                    [*(f"{subject(n)} {SENDERS_OF['a']}" for n in (1, 2, 5, 6)), f"{subject(4)} not-told-yet"],
                 ),
                 "b": sorted([f"{subject(2)} {SENDERS_OF['b']}", f"{subject(4)} not-told-yet"]),
             }
 
         await eventually(applied)
         people = await both.each("SELECT subject_id FROM standing")
-        assert sorted(people["a"]) == sorted(subject(n) for n in (1, 2, 4, 5))
-        assert sorted(people["b"]) == sorted(subject(n) for n in (2, 4, 5)), "a suppression is of every sender"
+        assert sorted(people["a"]) == sorted(subject(n) for n in (1, 2, 4, 5, 6))
+        assert sorted(people["b"]) == sorted(subject(n) for n in (2, 4, 5, 6)), "a suppression is of every sender"
 
 
 async def test_a_feed_and_its_webhook_tell_of_the_own_organisation_alone(surroundings: Surroundings) -> None:
@@ -246,6 +256,20 @@ async def test_a_feed_and_its_webhook_tell_of_the_own_organisation_alone(surroun
 
         await eventually(delivered)
         assert receiver.accepted[0]["data"]["sender_id"] == SENDERS_OF["b"]
+        await publish(surroundings, STATES, [opted_out(2)])  # and no watermark, for which the feed would wait
+        left = changed("c", subject(2), 2, "accepted", handed_off_at=now())  # behind it in the partition
+        left = replace(left, sender_id=SENDERS_OF["b"])
+        enforced = OptOutEnforced(
+            subject_id=subject(2),
+            consent_version=2,
+            source="mo",
+            reference=None,
+            received_at=now(),
+            enforced_at=now(),
+        )
+        await publish(surroundings, DISPATCH_MESSAGES, [enforced, MessagesChanged(changes=(left,))])
+        await eventually(lambda: told("a", 4))
+        await eventually(lambda: told("b", 2))
         assert await both.each("SELECT organisation_id FROM event_feed") == {of: [ORGANISATIONS[of]] for of in HELD}
 
 

@@ -79,8 +79,12 @@ def _without(strangers: Collection[str], event: ConsentStateChanged) -> ConsentS
 
 
 def _says_something(event: ConsentStateChanged) -> bool:
-    """Return whether the state says more of its subject than that no sender here has a line."""
-    return bool(event.consents or event.suppressions or event.erased or event.held_since is not None)
+    """Return whether the state says more of its subject than that no sender here has a line.
+
+    An opt-out from strangers leaves its version: the feed waits for the opt-out of each enforcement.
+    """
+    opted_out = any(cause.kind == "opt_out" for cause in event.causes)
+    return bool(opted_out or event.consents or event.suppressions or event.erased or event.held_since is not None)
 
 
 class _Believed(NamedTuple):
