@@ -1231,8 +1231,8 @@ MUTANTS = (
     Mutant(
         "two controllers ask a number at once",
         QUESTIONS,
-        'await _lock(tx, [*paces, f"number/{statement.subject_id}"], now)',
-        "await _lock(tx, paces, now)",
+        'await _lock(tx, [*theirs, f"number/{statement.subject_id}"], now)',
+        "await _lock(tx, theirs, now)",
         "tests/service/consent/test_double_opt_ins.py -k twice_at_once",
     ),
     # --- outbox

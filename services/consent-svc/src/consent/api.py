@@ -116,7 +116,7 @@ def one_by_one() -> APIRouter:
         people = people_of(call, asked.body)
         if not people:
             nowhere = _Route(held.shards.own, (), frozenset())
-            return await written(held, replace(asked, route=nowhere))  # which refuses the number
+            return await written(held, replace(asked, route=nowhere))  # the recording refuses the number
         first, *others = _routes(held, people)
         results: list[object] = []
         if others and asked.under is not None:

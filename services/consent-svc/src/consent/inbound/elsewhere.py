@@ -1,6 +1,6 @@
 """Find the people of other shards: a record that names a person by a wrong id may concern a person of another.
 
-What concerns them is committed in their shard before the batch is. A batch that comes again finds it on record.
+The evidence about them is committed in their shard before the batch is. A batch that comes again finds the evidence.
 """
 
 from collections import defaultdict
