@@ -348,7 +348,7 @@ def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """A shard with people of a request. `people`: of all shards, as the number reads; `here`: those of the shard.
+    """A shard with people of a request. `people`: of all shards, as the number reads; `here`: of the shard alone.
 
     `keeps`: whether the shard keeps the key.
     """
