@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -12,15 +13,23 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from common import division
 from common.contracts import SENDERS, STATES
 from common.contracts.consent import SLICE, SenderChanged, StatesSummed
+from common.contracts.rights import ErasureRequested
+from common.db.database import Database
 from common.db.shards import Shards
 from common.files import cutting
 from common.kafka.broker import partition_of
+from common.privacy import erasing
+from common.privacy.erasing import Whom
 from common.privacy.signing import PublicKeys
 from common.service import running as held_by
+from consent.division import TABLES
+from consent.eraser import erase
 from consent.imports.worker import Importing
 from consent.ledger import republishing
+from consent.proof.audit import Audit, Finding
 from consent.proof.bundle import check
 from consent.proof.sealing import Sealing
 from consent.proof.settling import Settling
@@ -32,11 +41,13 @@ from consent.service import Settings, build
 from tests.service.consent.test_consent_api import consent, opt_out
 from tests.service.consent.test_endings import last
 from tests.service.consent.test_imports import AT, done, opened, part, suppressions, terms, verdicts
+from tests.service.consent.test_ledger_end import ERASED, OPEN, audited, end, say, seal, write
 from tests.service.inbound.published import published
 from tests.support.builders import number, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, running
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
+from tests.unit.consent.evidences import opt_in
 
 PARTITIONS = {"a": "0-1", "b": "2"}
 HELD = {"a": (0, 1), "b": (2,)}
@@ -407,6 +418,23 @@ async def test_a_line_with_readings_of_both_shards_has_one_verdict(surroundings:
             assert (await both.sql(shard, counted, [subject_keys.subject_id(which)]))[0][0] == 1
 
 
+async def test_an_erasure_takes_an_upload_that_may_name_the_person_from_the_other_shard(
+    surroundings: Surroundings,
+) -> None:
+    async with divided(surroundings, roles="api") as both:
+        assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
+        import_id = await opened(both.clients["a"], terms())
+        assert (await part(both.clients["a"], import_id, file_of(MIXED), last=False)).status_code == 204
+        await both.sql("a", "UPDATE import_file SET touched_at = now() - interval '1 day'")
+        async with both.shards("b") as shards:
+            whom = Whom(subject(people("b")[0]), None)
+            asked = ErasureRequested(erasure_id="e", **whom._asdict(), requested_at=datetime.now(UTC))
+            async with shards.own.database.begin() as tx:
+                await erasing.put(tx, asked)
+                await erase(tx, {whom: asked.requested_at}, shards.first.database)
+        assert (await both.clients["a"].get(f"/v1/imports/{import_id}")).status_code == 404
+
+
 async def test_a_file_waits_while_a_shard_with_lines_is_away_or_full(surroundings: Surroundings) -> None:
     async with divided(surroundings, roles="api") as both:
         assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
@@ -605,3 +633,148 @@ async def test_the_states_of_a_partition_are_published_again_by_its_shard(surrou
         told = [(record.partition, record.key) for record in await published(both.settings["a"], STATES)]
         assert sorted(who for _, who in told) == sorted(subject(n) for n in (*people("a", 2), *(people("b", 2) * 2)))
         assert [partition for partition, _ in told] == [partition_of(who, 3) for _, who in told]
+
+
+# --- divide ---------------------------------------------------------------------------------------------------------
+
+OF_PEOPLE = (
+    "SELECT table_name FROM information_schema.columns WHERE column_name = 'subject_id' AND table_schema = 'public'"
+    " AND table_name <> 'audit_line'"
+)
+
+
+async def divide(surroundings: Surroundings, url: str) -> Divided:
+    """Make a database, which nobody uses, that of shard a, and its copy that of shard b."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("DELETE FROM outbox")  # as if the relay had gone on alone
+    await connection.close()
+    of = {"a": url, "b": await surroundings.postgres.copy(url, f"b_{surroundings.unique}")}
+    for name in of:
+        database = Database(of[name], name="consent-divide")
+        for _ in range(2):  # an interrupted run is run again
+            await division.divide(database, TABLES, HELD[name], 3)
+        await database.close()
+    each = {name: await settings(surroundings, of, name, roles="api") for name in of}
+    return Divided(surroundings, of, {}, each)
+
+
+async def people_held(both: Divided, name: str) -> set[str]:
+    """Everybody in any table of a database."""
+    tables = [row[0] for row in await both.sql(name, OF_PEOPLE)]
+    assert len(tables) > 12
+    return {row[0] for table in tables for row in await both.sql(name, f"SELECT subject_id FROM {table}")}
+
+
+async def audit(both: Divided, name: str) -> tuple[list[Finding], Audit]:
+    async with both.shards(name) as shards, shards.own.database.begin() as tx:
+        return await audited(tx)
+
+
+async def test_the_ledger_of_each_part_holds_under_the_seals_of_before(surroundings: Surroundings) -> None:
+    """With stubs of ended entries, and entries that no seal was on."""
+    url = await surroundings.database("consent")
+    database = Database(url)
+    await write(database)
+    await end(database)
+    unsealed = [*people("a", 5)[3:], *people("b", 5)[3:]]
+    async with database.begin() as tx:
+        for n in unsealed:
+            await say(tx, subject(n), opt_in(evidence_id=f"late-{n}"), datetime.now(UTC))
+        await division.claim(tx, range(3), [], 3)
+        of_whole = (await audited(tx))[1]
+    await database.close()
+    both = await divide(surroundings, url)
+    for name in HELD:
+        held = await people_held(both, name)
+        assert {shard_of(who) for who in held} == {name}
+        found, of_part = await audit(both, name)
+        assert found == []
+        assert of_part.entries + of_part.moved.leaves == of_whole.entries == 12
+        assert 0 < of_part.moved.leaves < 12
+        assert of_part.seals == of_whole.seals == 2
+    assert (await audit(both, "a"))[1].ended + (await audit(both, "b"))[1].ended == of_whole.ended == 2
+    for name in HELD:
+        async with both.shards(name) as shards, shards.own.database.begin() as tx:
+            await say(tx, subject(people(name, 7)[6]), opt_in(evidence_id="after"), datetime.now(UTC))
+            await seal(tx, datetime.now(UTC))
+        root = (await audit(both, name))[1].moved.root
+        found, of_part = await audit(both, name)
+        assert (found, of_part.unsealed, of_part.seals) == ([], 0, 3)
+        assert of_part.moved.root == root
+        [said] = [line for line in await told(both, name) if "another shard" in line]
+        assert said.endswith(root)
+        for refused in (
+            "DELETE FROM moved_entry",
+            "UPDATE moved_entry SET hash = 'x'",
+            "INSERT INTO moved_entry SELECT ordinal, recorded_at, hash FROM evidence",
+            "DELETE FROM evidence",
+            "DELETE FROM ended_entry" if shard_of(ERASED) == name else "TRUNCATE ended_entry",
+        ):
+            with pytest.raises(asyncpg.RaiseError, match="append-only"):
+                await both.sql(name, refused)
+
+
+async def told(both: Divided, name: str) -> list[str]:
+    """What `verify` prints of a database."""
+    async with both.shards(name) as shards:
+        return [line async for line, _ in verified(shards.own.database, subject_keys.inner, {})]
+
+
+async def test_a_person_taken_away_after_a_division_shows_in_the_root(surroundings: Surroundings) -> None:
+    """Whoever may disable triggers may write a place as if the person had moved: the seals hold."""
+    url = await surroundings.database("consent")
+    database = Database(url)
+    await write(database)
+    async with database.begin() as tx:
+        await division.claim(tx, range(3), [], 3)
+    await database.close()
+    both = await divide(surroundings, url)
+    [name] = {shard_of(OPEN)}
+    before = (await audit(both, name))[1].moved.root
+    async with both.shards(name) as shards, shards.own.database.begin() as tx:
+        await tx.execute(text("SET LOCAL session_replication_role = replica"))
+        values = {"who": OPEN}
+        await tx.execute(
+            text("INSERT INTO moved_entry SELECT ordinal, recorded_at, hash FROM evidence WHERE subject_id = :who"),
+            values,
+        )
+        await tx.execute(text("DELETE FROM evidence WHERE subject_id = :who"), values)
+        await tx.execute(text("DELETE FROM subject WHERE subject_id = :who"), values)
+    found, of_part = await audit(both, name)
+    assert found == []
+    assert of_part.moved.root != before
+
+
+async def test_what_one_database_began_two_go_on_with(surroundings: Surroundings) -> None:
+    """The registry and the Idempotency-Keys are in both parts, a file that waits is in the first."""
+    whole = Settings(**await surroundings.settings("consent", roles="api"))
+    which = [*people("a", 3), *people("b", 3)]
+    async with running(build(whole)) as client:
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        assert (await client.post(RULES, json={"purpose": "promotions", "reason": "Signed forms"})).status_code == 201
+        items = [consent(number=number(n)) for n in which]
+        key = {"Idempotency-Key": "before"}
+        first = await client.post("/v1/consents/batch", json={"items": items}, headers=key)
+        assert first.json()["counts"]["recorded"] == 6
+        import_id = await opened(client, terms())
+        assert (await part(client, import_id, file_of(MIXED))).status_code == 204
+    both = await divide(surroundings, await surroundings.database("consent"))
+    assert await same(both) == await both.registry("a")
+    for name in HELD:
+        assert await people_held(both, name) == {subject(n) for n in which if shard_of(subject(n)) == name}
+        assert await problems(both, name) == []
+    assert await both.counted("SELECT count(*) FROM import_piece") == {"a": 1, "b": 0}
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(running(build(each))) for each in both.settings.values()]
+        for client in clients:
+            again = await client.post("/v1/consents/batch", json={"items": items}, headers=key)
+            assert again.json() == first.json(), "the key is known to both parts"
+        async with recording(both) as worker:
+            await recorded(worker)
+        for client in clients:
+            found = await done(client, import_id)
+            assert found["created"] + found["unchanged"] == len(MIXED)
+            assert (await client.post("/v1/senders", json=SENDER)).status_code == 200
+    assert await both.counted("SELECT count(*) FROM subject") == {
+        name: sum(shard_of(subject(n)) == name for n in MIXED) for name in HELD
+    }

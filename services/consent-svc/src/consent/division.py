@@ -1,6 +1,10 @@
 """Tell `divide` the tables of consent-svc: a shard holds the ledger and the rights of its people.
 
-The registry of senders is in each shard.
+The registry of senders is in each shard. Recounts, cursors and the shares of files say nothing of a person, and are in
+each shard too. Files are in the shard of partition 0.
+
+The seals stay in each part. Of an entry of another part's people the place stays. The place has the hash that is under
+a seal. The place names nobody. So each part verifies every seal.
 """
 
 from common.division import Divided
@@ -30,6 +34,23 @@ acknowledged AS (
 SELECT count(*) FROM gone
 """
 
+
+def moved(table: str) -> str:
+    """Return the statement that leaves the bare places of the people's entries, or stubs, in the ledger."""
+    return f"""
+    WITH moved AS (
+        INSERT INTO moved_entry (ordinal, recorded_at, hash)
+        SELECT ordinal, recorded_at, hash FROM {table} WHERE subject_id = ANY($1::text[])
+        RETURNING ordinal
+    ),
+    gone AS (
+        DELETE FROM {table} AS e USING moved AS m WHERE e.ordinal = m.ordinal
+        RETURNING 1
+    )
+    SELECT count(*) FROM gone
+    """
+
+
 TABLES = Divided(
     "consent",
     of_people=(
@@ -37,7 +58,6 @@ TABLES = Divided(
         "attributed_stop",
         "double_opt_in",
         "erasing",
-        "evidence",
         "handed_off",
         "listed",
         "preference_link",
@@ -47,6 +67,11 @@ TABLES = Divided(
         "review",
         "subject",
     ),
-    emptied={"copy": COPIES, "erasure": ERASURES},
-    of_all=("allowance",),
+    emptied={
+        "copy": COPIES,
+        "erasure": ERASURES,
+        "evidence": moved("evidence"),
+        "ended_entry": moved("ended_entry"),
+    },
+    of_all=("allowance", "import_file", "import_piece", "states_sum"),
 )

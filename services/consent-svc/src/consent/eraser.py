@@ -6,6 +6,7 @@ by the controllers that hold a line about the person: the last erasure takes it.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,18 +19,30 @@ from consent.ledger import recorder
 from consent.rights import copies, rectifications, store
 
 
-def eraser(database: Database) -> Eraser:
-    return Eraser("consent", database, erase, lock=recorder.lock)
+def eraser(database: Database, uploads: Database | None = None) -> Eraser:
+    """Return the eraser of the people in a database.
+
+    `uploads`: the database of the files, where another. An upload that may name a person goes with the person's data.
+    An erasure waits while the database does not answer.
+    """
+    return Eraser("consent", database, partial(erase, uploads=uploads), lock=recorder.lock)
 
 
-async def erase(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> Mapping[Whom, Erased]:
+async def erase(
+    tx: AsyncConnection, asked: Mapping[Whom, datetime], uploads: Database | None = None
+) -> Mapping[Whom, Erased]:
     entries = await recorder.erase(tx, asked)
     links = await store.delete_links(tx, asked)
     made = await copies.delete(tx, asked)
     said = await rectifications.empty(tx, asked)
     questions = await double_opt_ins.forget(tx, asked)
     await shared_codes.forget(tx, asked)
-    await files.forget_abandoned(tx, datetime.now(UTC) - UPLOADS_SILENT_FOR, asked)
+    silent_since = datetime.now(UTC) - UPLOADS_SILENT_FOR
+    if uploads is None:
+        await files.forget_abandoned(tx, silent_since, asked)
+    else:
+        async with uploads.begin() as of_uploads:
+            await files.forget_abandoned(of_uploads, silent_since, asked)
     return {
         whom: {
             "evidence": entries.get(whom, 0),

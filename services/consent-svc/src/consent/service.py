@@ -183,7 +183,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
     async def admitted(held: Resources[Settings]) -> None:
         await division.admit(held.shards, settings, {"api", "worker"})
-        await Mending(held.shards).begin()
+        if settings.roles & {"api", "worker"}:
+            await Mending(held.shards).begin()
 
     return Service(
         name="consent",
@@ -241,7 +242,9 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 rectifications.answers,
             ],
             workers=[
-                eraser(held.database).worker(),
+                eraser(
+                    held.database, None if held.shards.own is held.shards.first else held.shards.first.database
+                ).worker(),
                 copies.Forgetting(held.database).worker(),
                 double_opt_ins.Lapsing(held.database, read_up_to, held.subject_keys.inner).worker(),
                 rectifications.Waiting(held.database).worker(),

@@ -1,7 +1,7 @@
-"""Own the stubs of ended entries, and move an entry to its stub: nothing else deletes from the ledger (ADR-0092).
+"""Own the stubs of ended entries, and move an entry to its stub: only `divide` deletes too (ADR-0092).
 
 The database's triggers refuse the deletion of an entry without a stub, of an opt-out, of an entry that is not erased,
-and of an entry younger than `YOUNGEST`.
+and of an entry younger than `YOUNGEST`. `divide` leaves a bare place of an entry, or of a stub (consent/division.py).
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,14 @@ Table(
     Column("ended_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("evidence_id"),
     UniqueConstraint("subject_id", "position"),
+)
+
+Table(
+    "moved_entry",  # of people whom another shard took over: the place alone, for the seals of before
+    metadata,
+    Column("ordinal", BigInteger, primary_key=True, autoincrement=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False),
+    Column("hash", Text, nullable=False),
 )
 
 

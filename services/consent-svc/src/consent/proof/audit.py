@@ -42,7 +42,8 @@ class Finding:
 class Audit:
     """An audit. The counts are complete once `findings` has ended.
 
-    `inner`: what the chain of a subject is hashed under. `pins`: hashes of seals by number.
+    `inner`: what the chain of a subject is hashed under. `pins`: hashes of seals by number. `moved`: a tree over the
+    places of entries that are another shard's.
     """
 
     tx: AsyncConnection
@@ -55,6 +56,7 @@ class Audit:
     unsealed: int = 0
     seals: int = 0
     newest: Seal | None = None
+    moved: Tree = field(default_factory=Tree)
 
     async def findings(self) -> AsyncIterator[Finding]:
         async for found in self._subjects():
@@ -101,8 +103,10 @@ class Audit:
         long_ago: datetime = await self.tx.scalar(text("SELECT now()")) - YOUNGEST
         previous: Seal | None = None
         seal, tree = await anext(stored, None), Tree()
-        async for ordinal, entry_hash, recorded_at, ended in store.places(self.tx):
-            self.entries += 1
+        async for ordinal, entry_hash, recorded_at, ended, moved in store.places(self.tx):
+            self.entries += not moved
+            if moved:
+                self.moved.add(ordinal, entry_hash)
             while seal and ordinal > seal.last:
                 for found in self._closed(seal, previous, tree):
                     yield found

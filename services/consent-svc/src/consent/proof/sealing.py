@@ -84,6 +84,7 @@ async def put_seal(tx: AsyncConnection, up_to: int, now: datetime) -> Seal | Non
     rows = await tx.execute(
         text(
             "SELECT ordinal, hash FROM evidence WHERE ordinal > :after AND ordinal <= :up_to"
+            " UNION ALL SELECT ordinal, hash FROM moved_entry WHERE ordinal > :after AND ordinal <= :up_to"
             " ORDER BY ordinal LIMIT :limit"
         ),
         {"after": previous.last if previous else 0, "up_to": up_to, "limit": AT_ONCE},

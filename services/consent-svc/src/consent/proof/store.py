@@ -185,19 +185,24 @@ def _entry_or_stub(**columns: Any) -> Entry | Ended:
 
 
 class Place(NamedTuple):
-    """The place of an entry in the ledger. `ended`: the entry has gone, and the place is its stub's."""
+    """The place of an entry in the ledger. `ended`: the entry has gone, and the place is its stub's.
+
+    `moved`: the entry is in the ledger of another shard.
+    """
 
     ordinal: int
     hash: str
     recorded_at: datetime
     ended: bool
+    moved: bool
 
 
 def places(tx: AsyncConnection) -> AsyncIterator[Place]:
     """Yield every place, by ordinal."""
     query = """
-        SELECT ordinal, hash, recorded_at, false AS ended FROM evidence
-        UNION ALL SELECT ordinal, hash, recorded_at, true FROM ended_entry
+        SELECT ordinal, hash, recorded_at, false AS ended, false AS moved FROM evidence
+        UNION ALL SELECT ordinal, hash, recorded_at, true, false FROM ended_entry
+        UNION ALL SELECT ordinal, hash, recorded_at, false, true FROM moved_entry
         ORDER BY ordinal
     """
     return streamed(tx, query, Place)

@@ -85,6 +85,8 @@ async def verified(database: Database, inner: Inner, pins: Mapping[int, str]) ->
         False,
     )
     yield f"{audit.seals} seals; {audit.unsealed} entries are not sealed yet", False
+    if audit.moved.leaves:
+        yield f"{audit.moved.leaves} entries are in another shard since the division, root {audit.moved.root}", False
     if audit.newest:
         yield f"newest seal: {audit.newest.pin}", False
     yield f"{took_s:.1f} s, {audit.entries / took_s:,.0f} entries/s", False

@@ -93,6 +93,7 @@ def policy(periods: Periods) -> Policy:
             "subject": "the ledger's",
             "evidence": "the ledger's: 1826 days after the erasure of everything, but opt-outs (ledger_end.py)",
             "ended_entry": "the ledger's stubs, for the seals",
+            "moved_entry": "the places of other shards' entries, for the seals",
             "listed": "the ledger's",
             "seal": "the ledger's",
             "states_sum": "nothing of a person",

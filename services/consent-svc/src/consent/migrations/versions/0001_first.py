@@ -33,6 +33,7 @@ TABLES = (
     "import_share",
     "keyed_request",
     "listed",
+    "moved_entry",
     "organisation",
     "outbox",
     "outbox_log",
@@ -59,6 +60,7 @@ FUNCTIONS = (
     "evidence_is_append_only()",
     "evidence_is_only_ended()",
     "evidence_is_only_erased()",
+    "moved_entry_is_append_only()",
     "seal_is_append_only()",
 )
 SCHEMA = (
@@ -382,6 +384,13 @@ CREATE TABLE listed (
 )
     """,
     """
+CREATE TABLE moved_entry (
+    ordinal bigint NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    hash text NOT NULL
+)
+    """,
+    """
 CREATE TABLE outbox (
     id bigint NOT NULL,
     event_id uuid NOT NULL,
@@ -663,13 +672,35 @@ CREATE FUNCTION evidence_is_append_only() RETURNS trigger
     """
 CREATE FUNCTION ended_entry_is_append_only() RETURNS trigger
     LANGUAGE plpgsql
-    AS $$ BEGIN RAISE EXCEPTION 'ended entries are append-only'; END $$
+    AS $$
+BEGIN
+  IF TG_OP = 'DELETE' AND EXISTS (SELECT FROM shard WHERE division = 'begun')
+      AND EXISTS (SELECT FROM moved_entry AS m WHERE m.ordinal = OLD.ordinal AND m.hash = OLD.hash) THEN
+    RETURN OLD;
+  END IF;
+  RAISE EXCEPTION 'ended entries are append-only';
+END $$
+    """,
+    """
+CREATE FUNCTION moved_entry_is_append_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+  IF TG_OP = 'INSERT' AND EXISTS (SELECT FROM shard WHERE division = 'begun') THEN
+    RETURN NULL;
+  END IF;
+  RAISE EXCEPTION 'moved entries are append-only: only `divide` adds to them';
+END $$
     """,
     """
 CREATE FUNCTION evidence_is_only_ended() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
+  IF EXISTS (SELECT FROM shard WHERE division = 'begun')
+      AND EXISTS (SELECT FROM moved_entry AS m WHERE m.ordinal = OLD.ordinal AND m.hash = OLD.hash) THEN
+    RETURN OLD;
+  END IF;
   IF OLD.salt IS NOT NULL OR OLD.kind = 'opt_out' OR OLD.recorded_at > now() - interval '1096 days'
       OR NOT EXISTS (SELECT FROM ended_entry AS s WHERE s.ordinal = OLD.ordinal AND s.evidence_id = OLD.evidence_id
         AND s.subject_id = OLD.subject_id AND s.position = OLD.position AND s.hash = OLD.hash) THEN
@@ -759,6 +790,9 @@ ALTER TABLE keyed_request ADD CONSTRAINT keyed_request_pk PRIMARY KEY (caller, k
     """,
     """
 ALTER TABLE listed ADD CONSTRAINT listed_pk PRIMARY KEY (subject_id, sender_id, purpose, by_person)
+    """,
+    """
+ALTER TABLE moved_entry ADD CONSTRAINT moved_entry_pk PRIMARY KEY (ordinal)
     """,
     """
 ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
@@ -973,8 +1007,15 @@ CREATE TRIGGER append_only BEFORE TRUNCATE ON evidence FOR EACH STATEMENT EXECUT
 CREATE TRIGGER only_ended BEFORE DELETE ON evidence FOR EACH ROW EXECUTE FUNCTION evidence_is_only_ended()
     """,
     """
-CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON ended_entry FOR EACH STATEMENT EXECUTE FUNCTION
+CREATE TRIGGER append_only BEFORE UPDATE OR TRUNCATE ON ended_entry FOR EACH STATEMENT EXECUTE FUNCTION
     ended_entry_is_append_only()
+    """,
+    """
+CREATE TRIGGER only_moved BEFORE DELETE ON ended_entry FOR EACH ROW EXECUTE FUNCTION ended_entry_is_append_only()
+    """,
+    """
+CREATE TRIGGER append_only BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON moved_entry FOR EACH STATEMENT
+    EXECUTE FUNCTION moved_entry_is_append_only()
     """,
     """
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON seal FOR EACH STATEMENT EXECUTE FUNCTION
