@@ -71,6 +71,8 @@ PARTS_OF_SHARDS = "tests/service/rights/test_parts_of_shards.py"
 INBOUND_SHARDS = "tests/service/inbound/test_shards.py"
 CONSENT_SHARDS = "tests/service/consent/test_shards.py"
 CONSENT_CALLS = "services/consent-svc/src/consent/calls.py"
+REGISTRY_COPIES = "services/consent-svc/src/consent/senders/copying.py"
+REGISTRY_SHARDS = "tests/service/consent/test_shards_registry.py"
 KEYWORDS = "services/inbound-svc/src/inbound/keywords"
 TABLE = "tests/unit/inbound/test_keyword_table.py"
 WIDENING = "tests/service/common/test_widening.py"
@@ -326,6 +328,48 @@ MUTANTS = (
         "        own = self._settings.own_partitions",
         "        own = range(self._settings.partitions)",
         f"{INBOUND_SHARDS} -k watermark",
+    ),
+    Mutant(
+        "a change of the registry is left to the timer of the other shards",
+        REGISTRY_COPIES,
+        "        if not sender_ids:\n",
+        "        if sender_ids:\n",
+        f"{REGISTRY_SHARDS} -k in_both_before_the_answer",
+    ),
+    Mutant(
+        "a copy that is ahead of a change under way is put back",
+        REGISTRY_COPIES,
+        "            await copy_store.lock(first, alone=True)",
+        "            await copy_store.lock(first)",
+        f"{REGISTRY_SHARDS} -k mending_waits",
+    ),
+    Mutant(
+        "a copied change of retention counts no consent again",
+        REGISTRY_COPIES,
+        "        if before[each.sender_id] != rules_of(each):\n",
+        "        if before[each.sender_id] == rules_of(each):\n",
+        f"{REGISTRY_SHARDS} -k counted_again_in_both",
+    ),
+    Mutant(
+        "the lines of a piece are recorded twice in another shard after a crash",
+        "services/consent-svc/src/consent/imports/worker.py",
+        "            if kept is not None:\n",
+        '            if kept == b"":\n',
+        f"{REGISTRY_SHARDS} -k after_a_crash",
+    ),
+    Mutant(
+        "the checksum is of the people of the first shard",
+        "services/consent-svc/src/consent/proof/summing.py",
+        "for shard in self.shards.each]",
+        "for shard in [self.shards.first]]",
+        f"{REGISTRY_SHARDS} -k checksum_is_of",
+    ),
+    Mutant(
+        "the place of an entry of another shard is under no seal",
+        "services/consent-svc/src/consent/proof/store.py",
+        "false, true FROM moved_entry\n",
+        "false, true FROM moved_entry WHERE false\n",
+        f"{REGISTRY_SHARDS} -k under_the_seals_of_before",
     ),
     Mutant(
         "every item of a callback is kept in the first one's shard",
