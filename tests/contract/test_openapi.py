@@ -147,7 +147,7 @@ class Started:
         scope["state"] = {
             "authenticator": Authenticator(self._service.settings),
             "organisations": NO_SENDERS,
-            "resources": SimpleNamespace(database=None),
+            "resources": SimpleNamespace(database=None, shards=SimpleNamespace(divided=False)),
         }
         await self._app(scope, receive, send)
 
