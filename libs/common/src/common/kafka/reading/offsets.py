@@ -104,11 +104,11 @@ async def applied_watermarks(tx: AsyncConnection, group: str, topic: Topic) -> d
     """Return the watermark of each partition of `topic` that has one. `tx`: a session, as of `fetch_alone`."""
     rows = await fetch_alone(
         tx,
-        "SELECT partition, as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND as_of IS NOT NULL",
+        "SELECT partition, as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2",
         group,
         topic.name,
     )
-    return {partition: as_of for partition, as_of in rows}
+    return {partition: as_of for partition, as_of in rows if as_of is not None}
 
 
 @dataclass(slots=True)
