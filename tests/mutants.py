@@ -1463,6 +1463,34 @@ MUTANTS = (
         "if 0 < many:",
         "tests/unit/common/test_rests.py -k gather",
     ),
+    Mutant(
+        "a read that ends within a partition leaves a batch of one record",
+        POLLING,
+        "or many < wanted:",
+        "or many >= 0:",
+        "tests/unit/common/test_reads.py -k brings",
+    ),
+    Mutant(
+        "a read brings more messages than there is room for",
+        POLLING,
+        "self._weights.records(self.subscription.room) - many",
+        "wanted",
+        "tests/unit/common/test_reads.py -k room",
+    ),
+    Mutant(
+        "a read waits for a rebalance with records in its hand",
+        POLLING,
+        "if more > 0 and not client._subscription.reassignment_in_progress:",
+        "if more > 0:",
+        "tests/unit/common/test_reads.py -k stays",
+    ),
+    Mutant(
+        "records are read one by one where there is no room",
+        SUBSCRIPTION,
+        "(self.wanted or self.max_records)",
+        "self.wanted",
+        "tests/unit/common/test_reads.py -k cut",
+    ),
     # --- who takes back a STOP
     Mutant(
         "an asserted opt-in takes back a STOP of the person's own",

@@ -148,7 +148,13 @@ class Subscription:
     @property
     def wanted(self) -> int:
         """Return how many messages the handler can take now."""
-        return self.max_records if self.may_take is None else min(self.max_records, self.may_take())
+        return min(self.max_records, self.room)
+
+    @property
+    def room(self) -> int:
+        """Return how many messages the handler can take now in batches of several partitions."""
+        most = self.at_once * self.max_records
+        return most if self.may_take is None else min(most, self.may_take())
 
     def weight(self, record: Any) -> int:
         """Return how many messages a record holds."""
@@ -162,13 +168,16 @@ class Subscription:
         return max(0.0, min(self.settle_s, newest + self.settle_s - now))
 
     def batches(self, records: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        """Yield the records in batches, each of as many messages as the handler can take then, or of one record."""
+        """Yield the records in batches, each of as many messages as the handler can take then, or of one record.
+
+        Where that is none, the records are read all the same: a batch of a single record would leave no room either.
+        """
         if self.weigh is None:
             yield records
             return
         begin = 0
         while begin < len(records):
-            end, room = begin + 1, self.wanted - self.weight(records[begin])
+            end, room = begin + 1, (self.wanted or self.max_records) - self.weight(records[begin])
             while end < len(records) and (room := room - self.weight(records[end])) >= 0:
                 end += 1
             yield records[begin:end]

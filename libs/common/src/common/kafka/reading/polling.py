@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
@@ -41,6 +41,21 @@ class Position:
         return self.stable is not None and self.end is not None and self.stable <= self.position < self.end
 
 
+class Weights(NamedTuple):
+    """How many messages records hold: the mean, and the standard deviation."""
+
+    mean: float = 1.0
+    spread: float = 0.0
+
+    def records(self, messages: int) -> int:
+        """Return how many records hold so many messages, and seldom more; at least 1.
+
+        Records that hold a few more become two batches, of which one is small.
+        """
+        root = math.sqrt(self.spread**2 + 4 * self.mean * messages) - self.spread
+        return max(1, int((root / (2 * self.mean)) ** 2 + 1e-6))
+
+
 @dataclass(slots=True)
 class Polling:
     subscription: Subscription
@@ -49,7 +64,7 @@ class Polling:
     _gathers_until: float = 0.0
     _awake_until: float = 0.0
     _polled: set[TopicPartition] = field(default_factory=set)  # without an error, by the last read
-    _weight: float = 1.0  # of a record: the mean of the last read
+    _weights: Weights = field(default_factory=Weights)  # of the records of the last read
 
     async def positions(self, client: AIOKafkaConsumer) -> list[Position]:
         """Return the client's positions."""
@@ -75,7 +90,7 @@ class Polling:
         if in_flight and not (idle and wanted):
             await asyncio.wait(in_flight.values(), timeout=POLL_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
             return {}
-        wanted = max(1, int(wanted / self._weight))
+        wanted = self._weights.records(wanted)
         if self.progress.is_careful(now := time.monotonic()):
             self._awake_until = now + CALM_S
             return await self._read_apart(
@@ -95,16 +110,32 @@ class Polling:
         if isinstance(found[0], BaseException):
             raise found[0]
         batches: dict[TopicPartition, list[Any]] = found[0]
+        await self._fill_last(client, batches, wanted)
         self._polled = idle
         self._weigh(batches)
         self._gather(batches, wanted)
         return batches
 
+    async def _fill_last(self, client: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]], wanted: int) -> None:
+        """Read on in the last partition of a read of `wanted` records, which has ended in the midst of its records.
+
+        A transaction of a few records costs about as much as one of many. Raises any error of the client: the read has
+        failed then, and the consumer rewinds.
+        """
+        many = sum(map(len, found.values()))
+        if self.subscription.together or len(found) < 2 or many < wanted:
+            return
+        last = next(reversed(found))  # the client drains a partition before it turns to the next
+        more = min(wanted - len(found[last]), self._weights.records(self.subscription.room) - many)
+        if more > 0 and not client._subscription.reassignment_in_progress:  # a rebalance would be waited for
+            found[last] += (await client.getmany(last, timeout_ms=0, max_records=more)).get(last, [])
+
     def _weigh(self, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
-        """Note how many messages a record holds: the next read asks for that many fewer records."""
+        """Note how many messages a record holds: the next read asks for fewer records."""
         if self.subscription.weigh is not None and any(found.values()):
             weights = [self.subscription.weight(record) for records in found.values() for record in records]
-            self._weight = sum(weights) / len(weights)
+            mean = sum(weights) / len(weights)
+            self._weights = Weights(mean, math.dist(weights, [mean] * len(weights)) / math.sqrt(len(weights)))
 
     def _gather(self, found: Mapping[TopicPartition, Sequence[Any]], wanted: int) -> None:
         """Let records gather until the next read, after one that brought fewer records than `wanted`.
