@@ -1302,6 +1302,13 @@ MUTANTS = (
         f"{COMMON} -k stands_on",
     ),
     Mutant(
+        "a denied message keeps number and text",
+        "services/dispatch-svc/src/dispatch/gate/deciding.py",
+        "        is_over = status in (Status.DENIED, Status.EXPIRED)\n",
+        "        is_over = Reason.ERASED in reasons\n",
+        "tests/service/dispatch/test_dispatch_pruning.py -k number_and_text_go",
+    ),
+    Mutant(
         "a watermark stands on what is known of another partition",
         OUTBOX,
         "        known = self.ceiling.get(partition)\n",

@@ -248,7 +248,7 @@ async def test_a_copy_tells_a_controller_of_a_person_known_to_others_alone_what_
 @pytest.mark.parametrize(
     ("change", "becomes"), [("requested_at = now() - interval '1 min'", "denied"), ("send_before = now()", "expired")]
 )
-async def test_a_message_to_an_erased_person_waits_for_consents_as_to_an_unknown_one_and_ends_without_its_text(
+async def test_a_message_to_an_erased_person_waits_and_ends_as_one_to_an_unknown_person_does(
     database: Database, clearance: Clearance, change: str, becomes: str
 ) -> None:
     async with database.begin() as tx:
@@ -263,7 +263,7 @@ async def test_a_message_to_an_erased_person_waits_for_consents_as_to_an_unknown
         pass
     async with database.begin() as tx:
         rows = await fetch_many(tx, "SELECT subject_id, status, number IS NULL, text IS NULL FROM message")
-    assert set(rows) == {(subject(8), becomes, True, True), (subject(5), becomes, False, False)}
+    assert set(rows) == {(subject(8), becomes, True, True), (subject(5), becomes, True, True)}
 
 
 async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_told(

@@ -188,7 +188,6 @@ class Batch:
             verdict,
             form,
             consent_version=None if subject is None else subject.version,
-            gone=gone,
             facts=facts,
             gateway=gateway if allowed else None,
             segments=parts,
@@ -332,14 +331,13 @@ class Batch:
         form: _Form,
         *,
         consent_version: int | None,
-        gone: bool,
         facts: str,
         gateway: str | None,
         segments: int | None,
         cost: int | None,
         charged: bool,
     ) -> MessageRow:
-        """Return the row. `gone`: the person was erased since, which an expired message's reasons do not show."""
+        """Return the row, without the number and the text of a message that nobody will send."""
         reasons: tuple[Reason, ...] = ()
         due: datetime | None = None
         match verdict:
@@ -351,8 +349,8 @@ class Batch:
                 status, reasons, due = Status.DEFERRED, found, until
             case Expire(reasons=found):
                 status, reasons = Status.EXPIRED, found
-        gone = (status is Status.DENIED and Reason.ERASED in reasons) or (status is Status.EXPIRED and gone)
-        number, content = (None, None) if gone else (candidate.number, candidate.text)
+        is_over = status in (Status.DENIED, Status.EXPIRED)
+        number, content = (None, None) if is_over else (candidate.number, candidate.text)
         like = status, reasons, due, gateway, segments, cost, charged, candidate.version, candidate.partition
         if (first := form.rows.get(like)) is not None:  # a fourth of the time
             return structs.replace(
