@@ -505,6 +505,13 @@ MUTANTS = (
         f"{CAMPAIGN_SHARDS} -k short_link",
     ),
     Mutant(
+        "a caller has the senders that the process's own shard knows",
+        "libs/common/src/common/web/auth/organisations.py",
+        "own if shard_of is None else",
+        "own if shards.own else",
+        f"{CAMPAIGN_SHARDS} -k that_the_shard_of_the_data_knows",
+    ),
+    Mutant(
         "a sender that is not known yet is a stranger",
         "services/campaign-svc/src/campaign/senders/own.py",
         "if self._is_own.get(one) is False}",

@@ -146,7 +146,7 @@ class Started:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"] = {
             "authenticator": Authenticator(self._service.settings),
-            "organisations": NO_SENDERS,
+            "organisations": lambda _: NO_SENDERS,
             "resources": SimpleNamespace(database=None, shards=SimpleNamespace(divided=False)),
         }
         await self._app(scope, receive, send)

@@ -11,8 +11,11 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from campaign.feed import store as feeds
+from campaign.feed.event import Told, Type
 from campaign.schema import metadata
 from campaign.senders.division import TABLES
+from campaign.senders.store import put_sender
 from campaign.service import Settings, build
 from common import division
 from common.contracts import (
@@ -271,6 +274,36 @@ async def test_a_feed_and_its_webhook_tell_of_the_own_organisation_alone(surroun
         await eventually(lambda: told("a", 4))
         await eventually(lambda: told("b", 2))
         assert await both.each("SELECT organisation_id FROM event_feed") == {of: [ORGANISATIONS[of]] for of in HELD}
+
+
+async def test_a_caller_has_the_senders_that_the_shard_of_the_data_knows(surroundings: Surroundings) -> None:
+    """The registry of the process's own shard lags: a cursor that went on without a sender's event would lose it."""
+    new = sender_changed(sender_id="new", organisation_id=ORGANISATIONS["a"], controller_id=SENDER)
+    told = Told(
+        type=Type.STARTED, sender_id="new", about="new", occasion=("new",), at=now(), data={"campaign_id": "new"}
+    )
+    async with divided(surroundings) as both:
+        page = await both.call("a", "GET", "events")
+        database = Database(both.urls["a"])
+        async with database.begin() as tx:
+            await put_sender(tx, new)
+            await feeds.add(tx, {ORGANISATIONS["a"]: [(told, None)]})
+        await database.close()
+        page = await both.call("a", "GET", "events", params={"cursor": page["next"]})
+        assert [each["data"]["sender_id"] for each in page["items"]] == ["new"]
+        for_some = bearer(organisation=ORGANISATIONS["a"], senders=[SENDER, "new"])
+        hook = {"url": "http://127.0.0.1:1/"}
+        answer = await both.clients["b"].post("/v1/webhooks", json=hook, headers=for_some)
+        assert sorted(answer.json()["sender_ids"]) == sorted([SENDER, "new"])
+        await both.call("a", "PUT", "senders/new/rules", json={"link_host": HOST})
+        await publish(surroundings, SENDERS, [new])
+
+        async def known() -> bool:
+            return await both.each("SELECT count(*) FROM sender") == {"a": [3], "b": [3]}
+
+        await eventually(known)
+        page = await both.call("a", "GET", "events", params={"cursor": page["next"]})
+        assert page["items"] == [], "the event has come"
 
 
 async def opened(client: httpx.AsyncClient, path: str) -> httpx.Response:

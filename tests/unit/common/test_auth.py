@@ -189,7 +189,9 @@ async def _ask(authorization: str | None) -> httpx.Response:
         return caller.subject
 
     async def with_state(scope: Any, receive: Any, send: Any) -> None:
-        await app({**scope, "state": {"authenticator": development, "organisations": NO_SENDERS}}, receive, send)
+        await app(
+            {**scope, "state": {"authenticator": development, "organisations": lambda _: NO_SENDERS}}, receive, send
+        )
 
     transport = httpx.ASGITransport(app=with_state)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:

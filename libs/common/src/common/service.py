@@ -53,7 +53,7 @@ from common.telemetry import continue_trace, exposed, gauge, tracing
 from common.telemetry.tracing import NOTHING
 from common.web import problems
 from common.web.auth import Authenticator
-from common.web.auth.organisations import Organisations
+from common.web.auth.organisations import of_shards
 from common.web.edge.bodies import Bodies, Memory
 from common.web.edge.ports import OF_HEALTH, OPENAPI, Apart
 from common.web.edge.quick import Quick, completed
@@ -216,12 +216,13 @@ def create_app(service: Service[S]) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, object]]:
         async with running(service) as (held, state), Authenticator(service.settings).kept() as authenticator:
+            shard_of = held.shard_of if held.shards.divided and not service.settings.people_are_divided else None
             yield {
                 "resources": held,
                 "running": state,
                 "audit": state.audit,
                 "authenticator": authenticator,
-                "organisations": Organisations(held.database, service.senders_arrive_within_s),
+                "organisations": of_shards(held.shards, shard_of, service.senders_arrive_within_s),
             }
 
     app = App(

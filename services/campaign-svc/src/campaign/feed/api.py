@@ -62,10 +62,11 @@ class _Reading:
     async def after(self, place: int) -> tuple[list[Event], int]:
         """Return the next events behind a position, and the position from which to go on. Raises PastItsTime."""
         organisation = self.caller.organisation
-        senders = await self.caller.covered() if self.sender_id is None else [self.sender_id]
         whole = self.sender_id is None and self.caller.for_every_sender
         async with self.held.database.begin() as tx:
             last = (await store.last_positions(tx, [organisation])).get(organisation, 0)
+            # read after the position: an event up to it is of a sender that is known by now
+            senders = await self.caller.covered(tx=tx) if self.sender_id is None else [self.sender_id]
             found = await store.events_after(
                 tx, organisation, place, last, self.limit, types=self.types, senders=senders, whole=whole
             )

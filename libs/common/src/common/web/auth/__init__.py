@@ -127,15 +127,16 @@ class Caller:
         several = len({each[0] for each in theirs}) > 1
         return applying(named, sorted(countries, key=lambda one: one != home) if several else tuple(countries), home)
 
-    async def covered(self, sender_id: str | None = None) -> list[str]:
+    async def covered(self, sender_id: str | None = None, tx: AsyncConnection | None = None) -> list[str]:
         """Return every sender that the token covers, for a list; or the sender that narrows the list.
 
-        Raises Forbidden or NotFound for a sender that the caller may not use.
+        `tx`: as for `seen`, where no sender narrows the list. Raises Forbidden or NotFound for a sender that the caller
+        may not use.
         """
         if sender_id is not None:
             await self.may_use(sender_id)
             return [sender_id]
-        every = await self.organisations.of(self.organisation)
+        every = await self.organisations.of(self.organisation, tx)
         return sorted(every if self.senders is None else every & self.senders)
 
     @property
@@ -280,7 +281,7 @@ class Required:
         found.may(*self.scopes)
         if self.platform:
             found.may_operate()
-        return replace(found, organisations=state.organisations)
+        return replace(found, organisations=state.organisations(found.organisation))
 
 
 def require(*scopes: str, limited: bool = True, looks_up: bool = False, platform: bool = False) -> Required:

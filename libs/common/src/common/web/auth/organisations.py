@@ -6,13 +6,14 @@ the time of an answer tells nothing.
 """
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
+from common.db.shards import Shard, Shards
 
 FIRST_PAUSE_S = 0.05
 
@@ -77,16 +78,34 @@ class Organisations:
         )
         self._known |= {row.sender_id: _Owner(row.organisation_id, row.controller) for row in rows}
 
-    async def of(self, organisation: str) -> frozenset[str]:
-        """Return every sender of the organisation."""
+    async def of(self, organisation: str, tx: AsyncConnection | None = None) -> frozenset[str]:
+        """Return every sender of the organisation. `tx`: as for `among`."""
+        if tx is not None:
+            return await _every(tx, organisation)
         if self._database is None:
             return frozenset()
-        async with self._database.begin() as tx:
-            rows = await tx.execute(
-                text("SELECT sender_id FROM sender WHERE organisation_id = :organisation"),
-                {"organisation": organisation},
-            )
-            return frozenset(rows.scalars())
+        async with self._database.begin() as own:
+            return await _every(own, organisation)
+
+
+def of_shards(
+    shards: Shards, shard_of: Callable[[str], Shard] | None, arrive_within_s: float = 0.0
+) -> Callable[[str], Organisations]:
+    """Return the function that gives an organisation's callers the senders, read from the right database.
+
+    `shard_of`: where shards are of organisations, the shard with an organisation's data: the registry of another may
+    know fewer senders than the data names. Otherwise the process's own database tells.
+    """
+    senders = {shard.name: Organisations(shard.database, arrive_within_s) for shard in shards.each}
+    own = senders[shards.own.name]
+    return lambda organisation: own if shard_of is None else senders[shard_of(organisation).name]
+
+
+async def _every(tx: AsyncConnection, organisation: str) -> frozenset[str]:
+    rows = await tx.execute(
+        text("SELECT sender_id FROM sender WHERE organisation_id = :organisation"), {"organisation": organisation}
+    )
+    return frozenset(rows.scalars())
 
 
 async def _countries(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, list[str]]:
