@@ -512,6 +512,13 @@ MUTANTS = (
         f"{CAMPAIGN_SHARDS} -k that_the_shard_of_the_data_knows",
     ),
     Mutant(
+        "a stored STOP of another shard's sender is missed for ever",
+        "services/campaign-svc/src/campaign/audience/consents.py",
+        "        known = await _of_own(tx, own, known)\n",
+        "",
+        f"{CAMPAIGN_SHARDS} -k turns_out",
+    ),
+    Mutant(
         "a sender that is not known yet is a stranger",
         "services/campaign-svc/src/campaign/senders/own.py",
         "if self._is_own.get(one) is False}",

@@ -239,6 +239,47 @@ async def test_a_consent_is_kept_where_its_sender_is_and_one_of_an_unknown_sende
         assert sorted(people["b"]) == sorted(subject(n) for n in (2, 4, 5, 6)), "a suppression is of every sender"
 
 
+async def test_a_stop_of_a_sender_that_turns_out_to_be_of_another_shard_is_not_missed(
+    surroundings: Surroundings,
+) -> None:
+    """The STOP came before the registry told of its sender: later states lack it there, and forget nothing."""
+    async with divided(surroundings) as both:
+        stop = opted_out(1, 1)
+        stop = replace(
+            stop,
+            consents=(replace(stop.consents[0], sender_id="told-later"),),
+            suppressions=(Suppression(sender_id="told-later", since=now()),),
+        )
+        await publish(surroundings, STATES, [stop])
+        stops = "SELECT told -> 'suppressions' -> 0 ->> 'sender_id' FROM standing"
+
+        async def kept() -> bool:
+            return await both.each(stops) == {of: ["told-later"] for of in HELD}
+
+        await eventually(kept)
+        of_b = sender_changed(sender_id="told-later", organisation_id=ORGANISATIONS["b"], controller_id="told-later")
+        await publish(surroundings, SENDERS, [of_b])
+
+        async def known() -> bool:
+            return await both.each("SELECT count(*) FROM sender") == {"a": [3], "b": [3]}
+
+        await eventually(known)
+        allowed = opted_in(1, 2)
+        state = replace(stop, version=2, consents=(*stop.consents, *allowed.consents), causes=allowed.causes)
+        await publish(surroundings, STATES, [state])
+
+        async def applied() -> bool:
+            return await both.each("SELECT version FROM standing") == {"a": [2], "b": [2]}
+
+        await eventually(applied)
+        assert await both.each("SELECT (told ->> 'unreadable')::boolean IS TRUE FROM standing") == {
+            "a": [False],
+            "b": [False],
+        }
+        lines = "SELECT e ->> 'sender_id' FROM standing AS s, jsonb_array_elements(s.told -> 'consents') AS e"
+        assert await both.each(lines) == {"a": [SENDER], "b": ["told-later"]}
+
+
 async def test_a_feed_and_its_webhook_tell_of_the_own_organisation_alone(surroundings: Surroundings) -> None:
     async with receiving() as receiver, divided(surroundings) as both:
         hook = await both.call("b", "POST", "webhooks", json={"url": receiver.url})

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,7 +25,7 @@ from campaign.feed.event import Told
 from campaign.senders.own import EVERYBODY, Own
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
-from common.contracts.loosening import believed, stops_of
+from common.contracts.loosening import Stops, believed, stops_of
 from common.db.database import fetch_many
 from common.kafka.reading.offsets import applied_watermark
 from common.kafka.subscription import COUNTED_S, After, Received, Subscription
@@ -33,6 +33,7 @@ from common.kafka.subscription import COUNTED_S, After, Received, Subscription
 log = logging.getLogger(__name__)
 
 GROUP = "campaign.consents"
+L = TypeVar("L", ConsentStateChanged, Stops)  # lines of senders
 
 
 def subscription(own: Own = EVERYBODY) -> Subscription:
@@ -47,6 +48,7 @@ async def apply(tx: AsyncConnection, batch: list[Received], own: Own = EVERYBODY
     await opt_outs.keep(tx, events)
     known = await store.known_standings(tx, {event.subject_id for event in events})
     if not own.all:
+        known = await _of_own(tx, own, known)
         events = [event for event in events if event.subject_id in known or _says_something(event)]
     fresh = _believed(events, known)
     if not fresh:
@@ -63,19 +65,35 @@ async def apply(tx: AsyncConnection, batch: list[Received], own: Own = EVERYBODY
     return None
 
 
-def _senders_of(events: Iterable[ConsentStateChanged]) -> set[str]:
+def _senders_of(told: Iterable[ConsentStateChanged | Stops]) -> set[str]:
     """Return every sender that these states name."""
-    found = {consent.sender_id for event in events for consent in event.consents}
-    return found | {each.sender_id for event in events for each in event.suppressions if each.sender_id is not None}
+    found: set[str] = set()
+    for each in told:
+        found |= {consent.sender_id for consent in each.consents}
+        found |= {one.sender_id for one in each.suppressions if one.sender_id is not None}
+    return found
 
 
-def _without(strangers: Collection[str], event: ConsentStateChanged) -> ConsentStateChanged:
+def _without(strangers: Collection[str], told: L) -> L:
     """Return the state without the lines of other shards' senders."""
     return replace(
-        event,
-        consents=tuple(each for each in event.consents if each.sender_id not in strangers),
-        suppressions=tuple(each for each in event.suppressions if each.sender_id not in strangers),
+        told,
+        consents=tuple(each for each in told.consents if each.sender_id not in strangers),
+        suppressions=tuple(each for each in told.suppressions if each.sender_id not in strangers),
     )
+
+
+async def _of_own(tx: AsyncConnection, own: Own, known: dict[str, store.Known]) -> dict[str, store.Known]:
+    """Return the stored subjects without the STOPs of other shards' senders.
+
+    Such a STOP was stored before the registry told of its sender; no later state accounts for the STOP here.
+    """
+    strangers = await own.strangers(tx, _senders_of(each.stops for each in known.values()))
+    if not strangers:
+        return known
+    return {
+        subject_id: store.Known(version, _without(strangers, stops)) for subject_id, (version, stops) in known.items()
+    }
 
 
 def _says_something(event: ConsentStateChanged) -> bool:
