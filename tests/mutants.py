@@ -500,8 +500,8 @@ MUTANTS = (
     Mutant(
         "a short link is looked for in the own shard alone",
         "services/campaign-svc/src/campaign/links/redirects.py",
-        "    for shard in sorted(held.shards.each,",
-        "    for shard in sorted([held.shards.own],",
+        "held, person)) for each in held.shards.each}",
+        "held, person)) for each in [held.shards.own]}",
         f"{CAMPAIGN_SHARDS} -k short_link",
     ),
     Mutant(

@@ -1,5 +1,6 @@
 """campaign-svc in two shards: each with some organisations, a database and a relay of its own."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -375,6 +376,36 @@ async def test_a_short_link_of_either_shard_leads_on_at_any_process(surroundings
         answer = await client.get("/v1/campaigns", headers=BEARERS["b"])
         assert answer.status_code == 503
         assert (await client.get("/v1/campaigns", headers=BEARERS["a"])).status_code == 200
+    await both.sql("b", "UPDATE shard SET partitions = ARRAY(SELECT generate_series(600, 1023)::smallint)")
+    async with frozen() as (url, connected):
+        three = {"a": ("0-511", both.urls["a"]), "frozen": ("512-599", url), "b": ("600-1023", both.urls["b"])}
+        shards = {name: {"slots": slots, "database_url": of} for name, (slots, of) in three.items()}
+        async with running(build(await settings(surroundings, both.urls, "a", roles="api", shards=shards))) as client:
+            assert (await opened(client, links["b"])).status_code == 302
+            assert connected, "the link has waited for nobody else's database"
+            over = "UPDATE campaign SET starts_at = starts_at - interval '1 year', send_before = now()"
+            await both.sql("a", over + " - interval '1 year'")
+            assert (await opened(client, links["a"])).status_code == 404, "the link is over, wherever others are"
+            assert (await opened(client, "/l/AAAAAAAAAAAA")).status_code == 503
+
+
+@asynccontextmanager
+async def frozen() -> AsyncIterator[tuple[str, set[asyncio.StreamWriter]]]:
+    """A database that takes connections, and never answers: its url, and the connections that have not been ended."""
+    connected: set[asyncio.StreamWriter] = set()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.add(writer)
+        while await reader.read(1_000):
+            continue
+        connected.remove(writer)
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    try:
+        yield f"postgresql://nobody:nothing@127.0.0.1:{server.sockets[0].getsockname()[1]}/campaign", connected
+    finally:
+        server.close()
 
 
 async def test_each_shard_erases_copies_and_corrects_its_part_and_says_of_how_many(surroundings: Surroundings) -> None:

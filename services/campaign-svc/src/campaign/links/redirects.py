@@ -4,10 +4,11 @@ Every visitor is redirected, or messengers could draw no preview; only a person'
 erased links answer alike.
 """
 
+import asyncio
 import logging
 from datetime import UTC, datetime
 from importlib import resources as files
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -32,6 +33,9 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 
+WITHIN_S = 3.0  # one of several shards answers
+_asking: set[asyncio.Task[Any]] = set()  # asyncio itself may forget a task
+
 pages = APIRouter(include_in_schema=False)
 
 
@@ -49,28 +53,60 @@ async def follow_link(token: str, request: Request, held: Annotated[Resources[An
     return Response(status_code=302, headers={**HEADERS, "Location": target})
 
 
+class _Led(NamedTuple):
+    """Where a link of a shard leads: nowhere once the link is over."""
+
+    target: str | None
+
+
 async def _target(token: str, held: Resources[Any], person: bool) -> str | None:
-    """Return where the link leads, if some shard has the link, the own first. A token does not say which."""
+    """Return where the link leads. A token does not say which shard has the link: all are asked at once.
+
+    A shard without an answer fails the call only where no other has the link, an expired one too.
+    """
+    if not held.shards.divided:
+        found = await _led_by(held.database, token, held, person)
+        return found.target if found else None
+    waiting = {asyncio.create_task(_soon(each.database, token, held, person)) for each in held.shards.each}
+    for task in waiting:
+        _asking.add(task)
+        task.add_done_callback(_answered)
     away: BaseException | None = None
-    for shard in sorted(held.shards.each, key=lambda each: each is not held.shards.own):
-        try:
-            found = await _target_of(shard.database, token, held, person)
-        except DATABASE_DOWN as error:
-            away = error
-            continue
-        if found is not None:
-            return found
+    ends = asyncio.get_running_loop().time() + WITHIN_S
+    while waiting:
+        left = ends - asyncio.get_running_loop().time()
+        done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if not done:  # the end of a connection to a frozen database may take longer
+            raise TimeoutError("a shard does not answer")
+        for task in done:
+            if (error := task.exception()) is not None:
+                away = error
+            elif (led := task.result()) is not None:
+                return led.target
     if away is not None:
         raise away
     return None
 
 
-async def _target_of(database: Database, token: str, held: Resources[Any], person: bool) -> str | None:
+def _answered(task: asyncio.Task[_Led | None]) -> None:
+    _asking.discard(task)
+    if not task.cancelled():
+        task.exception()  # asyncio logs an error that is read nowhere
+
+
+async def _soon(database: Database, token: str, held: Resources[Any], person: bool) -> _Led | None:
+    async with asyncio.timeout(WITHIN_S):
+        return await _led_by(database, token, held, person)
+
+
+async def _led_by(database: Database, token: str, held: Resources[Any], person: bool) -> _Led | None:
     now = datetime.now(UTC)
     async with database.begin() as tx:
         link = await links.find(tx, token, held.link_keys, held.settings.link_days, lock=person)
-        if link is None or link.expires_at <= now:
+        if link is None:
             return None
+        if link.expires_at <= now:
+            return _Led(None)
         if person:
             await links.click(tx, link, now)
-    return link.target
+    return _Led(link.target)
