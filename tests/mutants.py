@@ -519,6 +519,13 @@ MUTANTS = (
         f"{CAMPAIGN_SHARDS} -k turns_out",
     ),
     Mutant(
+        "an erasure waits for a transaction of the server that was copied",
+        "libs/common/src/common/division.py",
+        "SET after_xid = NULL WHERE erased_at IS NULL",
+        "SET after_xid = after_xid WHERE erased_at IS NULL",
+        f"{CAMPAIGN_SHARDS} -k both_parts_go_on",
+    ),
+    Mutant(
         "a sender that is not known yet is a stranger",
         "services/campaign-svc/src/campaign/senders/own.py",
         "if self._is_own.get(one) is False}",

@@ -482,6 +482,8 @@ async def test_a_database_is_divided_and_both_parts_go_on(surroundings: Surround
                 return await only.each("SELECT count(*) FROM outbox") == {"a": [0]}
 
             await eventually(published)
+        pending = "INSERT INTO erasing (erasure_id, subject_id, requested_at, after_xid) VALUES ($1, $1, now(), $2)"
+        await only.sql("a", pending, "pending", 1 << 60)  # as the transaction ids of another server may be
         of_both = {
             "a": whole["database_url"],
             "b": await surroundings.postgres.copy(whole["database_url"], f"b_{surroundings.unique}"),
@@ -515,6 +517,11 @@ async def test_a_database_is_divided_and_both_parts_go_on(surroundings: Surround
 
             await eventually(finished)
             assert len(await asked(read, 4)) == 4
+
+            async def erased() -> bool:
+                return await both.each("SELECT erased_at IS NOT NULL FROM erasing") == {"a": [True], "b": [True]}
+
+            await eventually(erased)
 
 
 async def test_a_database_starts_with_the_slots_that_it_holds_and_with_no_others(surroundings: Surroundings) -> None:

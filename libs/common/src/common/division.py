@@ -185,6 +185,9 @@ async def divide(database: Database, tables: Divided, own: Sequence[int], partit
         if min(held.partitions) not in own:  # the part with the first partition keeps what is no person's
             for table in tables.of_all:
                 await fetch_many(tx, f"DELETE FROM {table}")
+        if await fetch_many(tx, "SELECT 1 WHERE to_regclass('erasing') IS NOT NULL"):
+            # the transactions that an erasure waits for have ended, and a copy counts its own
+            await fetch_many(tx, "UPDATE erasing SET after_xid = NULL WHERE erased_at IS NULL")
         await _state(tx, own, partitions, "begun")
     gone = 0
     for table in tables.placed:
