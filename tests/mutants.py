@@ -519,6 +519,13 @@ MUTANTS = (
         f"{CAMPAIGN_SHARDS} -k turns_out",
     ),
     Mutant(
+        "the states behind the first page are not divided",
+        "libs/common/src/common/division.py",
+        "        while after is not None:\n",
+        "        if after is not None:\n",
+        f"{CAMPAIGN_SHARDS} -k every_page",
+    ),
+    Mutant(
         "an erasure waits for a transaction of the server that was copied",
         "libs/common/src/common/division.py",
         "SET after_xid = NULL WHERE erased_at IS NULL",

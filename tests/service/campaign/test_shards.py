@@ -12,6 +12,8 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from campaign.audience.reach import Standing
+from campaign.audience.store import put_standings, standings_of
 from campaign.feed import store as feeds
 from campaign.feed.event import Told, Type
 from campaign.schema import metadata
@@ -33,7 +35,7 @@ from common.contracts import (
     Event,
 )
 from common.contracts.campaign import MessageRequested
-from common.contracts.consent import ConsentStateChanged, Suppression
+from common.contracts.consent import ConsentStateChanged, SenderChanged, Suppression
 from common.contracts.dispatch import MessagesChanged, OptOutEnforced
 from common.contracts.rights import CopyGathered, CopyRequested, RectificationAcknowledged, RectificationRequested
 from common.db.database import Database
@@ -524,6 +526,31 @@ async def test_a_database_is_divided_and_both_parts_go_on(surroundings: Surround
             await eventually(erased)
 
 
+async def test_every_page_of_the_states_is_divided(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(division, "AT_ONCE", 2)
+    url = (await urls(surroundings))["a"]
+    database = Database(url, name="campaign-divide")
+    of_b = {n: replace(with_both(n), consents=with_both(n).consents[1:]) for n in (3, 4, 5)}
+    states = {n: Standing(consents=state.consents) for n, state in {1: opted_in(1), 2: with_both(2), **of_b}.items()}
+    states[5] = Standing(consents=of_b[5].consents, erased=True)
+    async with database.begin() as tx:
+        for sender in senders():
+            assert isinstance(sender, SenderChanged)
+            await put_sender(tx, sender)
+        await put_standings(tx, {subject(n): (1, state) for n, state in states.items()})
+        await division.claim(tx, range(SLOTS), [], SLOTS)
+    assert await division.divide(database, TABLES, range(512), SLOTS) == 4, "two are stripped, and two gone"
+    assert await division.divide(database, TABLES, range(512), SLOTS) == 0
+    async with database.begin() as tx:
+        left = await standings_of(tx, map(subject, states))
+    await database.close()
+    assert {subject_id: [each.sender_id for each in state.consents] for subject_id, state in left.items()} == {
+        subject(1): [SENDER],
+        subject(2): [SENDER],
+        subject(5): [],
+    }
+
+
 async def test_a_database_starts_with_the_slots_that_it_holds_and_with_no_others(surroundings: Surroundings) -> None:
     of = await urls(surroundings)
     for name in HELD:
@@ -546,4 +573,4 @@ def test_each_table_of_an_organisation_is_divided() -> None:
         if {"sender_id", "campaign_id", "organisation_id", "subject_id", "webhook_id", "import_id"}
         & set(table.c.keys())
     }
-    assert owned - set(TABLES.by_place) == {"sender", "erasing", "audit_line"}  # in each part
+    assert owned - set(TABLES.by_place) - set(TABLES.walked) == {"sender", "erasing", "audit_line"}  # in each part

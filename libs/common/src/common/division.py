@@ -59,6 +59,8 @@ class Divided:
 
     `by_place`: of a service divided by organisation: statements that delete AT_ONCE rows at most of the organisations
     $1 (text[]), by table, in this order, and return how many; `owners`: a query for every organisation there is.
+    `walked`: as `by_place`, for a table with rows of several organisations: of the next $3 rows behind the subject_id
+    $2 the statement deletes or changes those of $1, and returns the last subject_id, if any, and how many.
     """
 
     service: str
@@ -67,6 +69,7 @@ class Divided:
     emptied: Mapping[str, str] = field(default_factory=dict)
     of_all: Sequence[str] = ()
     by_place: Mapping[str, str] = field(default_factory=dict)
+    walked: Mapping[str, str] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
     owners: str = ""
 
@@ -280,6 +283,12 @@ async def _delete_of_others(database: Database, tables: Divided, own: Collection
         while many >= AT_ONCE:
             async with database.begin() as tx:
                 [(many,)] = await fetch_many(tx, statement, others)
+            gone += int(many)
+    for statement in tables.walked.values() if others else ():
+        after: str | None = ""
+        while after is not None:
+            async with database.begin() as tx:
+                [(after, many)] = await fetch_many(tx, statement, others, after, AT_ONCE)
             gone += int(many)
     return gone
 

@@ -50,22 +50,27 @@ _WHERE = {
     **dict.fromkeys(("webhook", "event", "event_feed"), _OF_ORGANISATION),
     "keyed_request": _OF_CALLER,
 }
-_LINES = "coalesce(t.told -> 'consents', '[]') || coalesce(t.told -> 'suppressions', '[]')"
-_KEPT = (
-    "(SELECT coalesce(jsonb_agg(e), '[]') FROM jsonb_array_elements(coalesce(told -> '{0}', '[]')) AS e"
+_OWN_LINES = (
+    "(SELECT coalesce(jsonb_agg(e), '[]') FROM jsonb_array_elements(coalesce(t.told -> '{0}', '[]')) AS e"
     f" WHERE e ->> 'sender_id' IS NULL OR e ->> 'sender_id' NOT IN {_SENDERS})"
 )
-# As `consents.apply` keeps them: a state has no line of a sender of another shard, and one that says nothing no row.
-_STRIPPED = (
-    f"WITH found AS (SELECT t.ctid AS at FROM standing AS t WHERE EXISTS (SELECT FROM jsonb_array_elements({_LINES})"
-    f" AS e WHERE e ->> 'sender_id' IN {_SENDERS}) LIMIT {AT_ONCE}),"
-    " gone AS (UPDATE standing SET told = told || jsonb_build_object("
-    f"'consents', {_KEPT.format('consents')}, 'suppressions', {_KEPT.format('suppressions')})"
-    " WHERE ctid = ANY(ARRAY(SELECT at FROM found)) RETURNING 1) SELECT count(*) FROM gone"
+_OWN = (
+    "t.told || jsonb_build_object("
+    f"'consents', {_OWN_LINES.format('consents')}, 'suppressions', {_OWN_LINES.format('suppressions')})"
 )
-_SAYS_NOTHING = (
-    "cardinality($1::text[]) > 0 AND t.told -> 'consents' = '[]' AND t.told -> 'suppressions' = '[]'"
-    " AND NOT (t.told @> '{\"erased\": true}' OR t.told @> '{\"held\": true}' OR t.told @> '{\"unreadable\": true}')"
+# As `consents.apply` keeps them: a state has no line of a sender of another shard, and one that says nothing no row.
+_SAYS = (
+    "(own @> '{\"erased\": true}' OR own @> '{\"held\": true}' OR own @> '{\"unreadable\": true}'"
+    " OR own -> 'consents' <> '[]' OR own -> 'suppressions' <> '[]')"
+)
+_STANDING = (
+    f"WITH page AS MATERIALIZED (SELECT t.subject_id, t.told, {_OWN} AS own FROM standing AS t"
+    " WHERE t.subject_id > $2 ORDER BY t.subject_id LIMIT $3),"
+    " gone AS (DELETE FROM standing AS t"
+    f" WHERE t.subject_id = ANY(ARRAY(SELECT subject_id FROM page WHERE NOT {_SAYS})) RETURNING 1),"
+    f" stripped AS (UPDATE standing AS t SET told = {_OWN}"
+    f" WHERE t.subject_id = ANY(ARRAY(SELECT subject_id FROM page WHERE {_SAYS} AND own <> told)) RETURNING 1)"
+    " SELECT (SELECT max(subject_id) FROM page), (SELECT count(*) FROM gone) + (SELECT count(*) FROM stripped)"
 )
 
 
@@ -79,11 +84,8 @@ def _deleted(table: str, where: str) -> str:
 TABLES = Divided(
     "campaign",
     of_people=(),
-    by_place={
-        **{table: _deleted(table, where) for table, where in _WHERE.items()},
-        "lines of standing": _STRIPPED,
-        "standing": _deleted("standing", _SAYS_NOTHING),
-    },
+    by_place={table: _deleted(table, where) for table, where in _WHERE.items()},
+    walked={"standing": _STANDING},
     owners="SELECT organisation_id FROM sender UNION SELECT organisation_id FROM event_feed"
     " UNION SELECT organisation_id FROM webhook UNION SELECT split_part(caller, chr(31), 1) FROM keyed_request",
     left={
