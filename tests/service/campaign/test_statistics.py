@@ -22,7 +22,7 @@ from tests.service.campaign.campaigns import Campaigns, balanced, changed
 from tests.service.campaign.test_links import HOST, OTHER, TARGET, TEXT, followed
 from tests.support.builders import SENDER, field_keys, now, number, opted_out, sender_changed, shown, subject
 from tests.support.eventually import eventually
-from tests.support.running import bearer
+from tests.support.running import ORGANISATION, bearer
 
 pytestmark = pytest.mark.brokerless
 
@@ -236,6 +236,31 @@ async def test_an_opt_out_is_held_against_no_campaign_but_the_one_it_answers(cam
     assert counts["first"] + counts["second"] == 5, "of two at the same instant one is answered"
     assert [counts[name] for name in ("loyalty", "others", "ended")] == [1, 0, 1]
     assert datetime.fromisoformat(traced[3]) == at - 2 * hour, "the first of several"
+
+
+@pytest.mark.parametrize(("organisation", "counted"), [(ORGANISATION, 0), ("others", 1)])
+async def test_an_opt_out_from_every_sender_answers_the_last_message_of_each_organisation(
+    campaigns: Campaigns, organisation: str, counted: int
+) -> None:
+    """A later message of another organisation takes no opt-out away, whether or not they share a database."""
+    other = "atelier-lune"
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(sender_id=other))
+    first = await campaigns.started(1)
+    contact = {"number": number(1), "attributes": {"first_name": "Zoé"}}
+    await campaigns.post("contacts", json={"sender_id": other, "contacts": [contact]})
+    later = await campaigns.started(1, sender_id=other)
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE campaign SET started_at = $1", now() - timedelta(days=3))
+        await sql.execute("UPDATE sender SET organisation_id = $1 WHERE sender_id = $2", organisation, other)
+    await campaigns.report(
+        changed(first, subject(1), 1, "accepted", handed_off_at=now() - timedelta(hours=3)),
+        changed(later, subject(1), 1, "accepted", handed_off_at=now() - timedelta(hours=2)),
+    )
+    stop = opted_out(1)
+    of_both = (*stop.consents, msgspec.structs.replace(stop.consents[0], sender_id=other))
+    await campaigns.told(msgspec.structs.replace(stop, consents=of_both))
+    assert (await statistics_of(campaigns, first))["total"]["opted_out"] == counted
 
 
 async def test_what_changes_while_it_is_counted_is_in_none_of_the_counts(campaigns: Campaigns) -> None:

@@ -1,8 +1,8 @@
 """Keep opt-outs published by consent-svc, and attribute each to a campaign.
 
-An opt-out belongs to at most one campaign: the campaign whose message, of the senders and purposes closed, last reached
-the person within ANSWERS_WITHIN. Opt-outs which answer no message (a provider's list, a DLR, a rectification) belong to
-no campaign. Queries attribute, so the order of events from different services does not matter.
+An opt-out belongs to at most one campaign of an organisation: the campaign whose message, of the senders and purposes
+closed, last reached the person within ANSWERS_WITHIN. Opt-outs which answer no message (a provider's list, a DLR, a
+rectification) belong to no campaign. Queries attribute, so the order of events from different services does not matter.
 """
 
 from collections.abc import Iterable
@@ -57,12 +57,13 @@ ANSWERS = (
     " WHERE o.sender_id = :sender_id AND o.purpose = :purpose AND o.at BETWEEN :answers_from AND :answers_to"
     " AND r.status = ANY(CAST(:reached AS text[])) AND r.handed_off_at <= o.at"
     " AND o.at < r.handed_off_at + CAST(:within AS interval)"
-    # no later message came from a campaign closed by the same opt-out
-    " AND NOT EXISTS (SELECT FROM opt_out AS s"
+    # no later message came from a campaign, of the same organisation, closed by the same opt-out
+    " AND NOT EXISTS (SELECT FROM sender AS own JOIN sender AS k ON k.organisation_id = own.organisation_id"
+    " JOIN opt_out AS s ON s.sender_id = k.sender_id"
     " JOIN campaign AS c ON c.sender_id = s.sender_id AND c.purpose = s.purpose AND c.started_at IS NOT NULL"
     " AND (c.ended_at IS NULL OR c.ended_at >= r.handed_off_at) AND c.campaign_id <> :id"
     " JOIN recipient AS l ON l.campaign_id = c.campaign_id AND l.subject_id = o.subject_id"
-    " WHERE s.subject_id = o.subject_id AND s.evidence_id = o.evidence_id"
+    " WHERE own.sender_id = :sender_id AND s.subject_id = o.subject_id AND s.evidence_id = o.evidence_id"
     " AND l.status = ANY(CAST(:reached AS text[])) AND l.handed_off_at <= o.at"
     " AND (l.handed_off_at, l.campaign_id) > (r.handed_off_at, r.campaign_id)) GROUP BY o.subject_id"
 )
