@@ -568,6 +568,27 @@ MUTANTS = (
         f"{CAMPAIGN_SHARDS} -k both_parts_go_on",
     ),
     Mutant(
+        "an erasure waits for ever for a shard that answered before another was divided",
+        "services/consent-svc/src/consent/rights/erasures.py",
+        "HAVING count(DISTINCT a.shard) >= max(a.shards)",
+        "HAVING count(DISTINCT a.shard) > max(a.shards)",
+        f"{PARTS_OF_SHARDS} -k erasure",
+    ),
+    Mutant(
+        "a copy waits for ever for a shard that answered before another was divided",
+        "services/consent-svc/src/consent/rights/copies.py",
+        "HAVING count(DISTINCT s.shard) >= max(s.shards)",
+        "HAVING count(DISTINCT s.shard) > max(s.shards)",
+        f"{PARTS_OF_SHARDS} -k copy",
+    ),
+    Mutant(
+        "a rectification waits for ever for a shard that answered before another was divided",
+        "services/consent-svc/src/consent/rights/parts.py",
+        "if latest and len(latest) >= max(count for count, _ in answers) else {}",
+        "if len(latest) > max((count for count, _ in answers), default=0) else {}",
+        f"{PARTS_OF_SHARDS} -k rectification",
+    ),
+    Mutant(
         "an erasure is complete once a shard of the service has answered",
         "services/consent-svc/src/consent/rights/erasures.py",
         "GROUP BY a.service, a.shards HAVING count(*) = a.shards)",

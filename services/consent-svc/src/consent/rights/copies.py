@@ -30,6 +30,7 @@ from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.rights import rectifications
 from consent.rights.erasures import SERVICES
+from consent.rights.parts import whole
 from consent.schema import metadata
 from consent.senders import store as senders_store
 
@@ -215,10 +216,11 @@ async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
     await tx.execute(
         text(
             "UPDATE copy AS c SET completed_at = :now WHERE c.copy_id = ANY(CAST(:ids AS text[]))"
-            " AND c.completed_at IS NULL AND :services = (SELECT count(DISTINCT w.service) FROM (SELECT s.service"
-            " FROM (SELECT p.service, p.shards FROM copy_part AS p"
-            " WHERE p.copy_id = c.copy_id AND p.service = ANY(CAST(:all AS text[]))"
-            " GROUP BY p.service, p.shards, p.shard HAVING count(*) = max(p.parts)) AS s"
+            " AND c.completed_at IS NULL AND :services = (WITH s AS (SELECT p.service, p.shards, p.shard"
+            " FROM copy_part AS p WHERE p.copy_id = c.copy_id AND p.service = ANY(CAST(:all AS text[]))"
+            " GROUP BY p.service, p.shards, p.shard HAVING count(*) = max(p.parts))"
+            " SELECT count(DISTINCT w.service) FROM (SELECT s.service FROM s WHERE s.shard <> ''"
+            " GROUP BY s.service HAVING count(DISTINCT s.shard) >= max(s.shards) UNION ALL SELECT s.service FROM s"
             " GROUP BY s.service, s.shards HAVING count(*) = s.shards) AS w)"
         ),
         {
@@ -248,13 +250,15 @@ async def find(
     ).all()
     many = Counter((part.service, part.shards, part.shard) for part in gathered)
     told = {key for part in gathered if many[key := (part.service, part.shards, part.shard)] == part.parts}
-    of_shards = Counter((service, shards) for service, shards, _ in told)
-    whole = {service: shards for (service, shards), answers in sorted(of_shards.items()) if answers == shards}
+    answers = {
+        service: whole({(shards, shard): shards for of, shards, shard in told if of == service}) for service in SERVICES
+    }
+    answered = {service: of_shards for service, of_shards in answers.items() if of_shards}
     items: dict[str, list[Item]] = {}
     if row.completed_at is not None:
         for part in gathered:
-            if part.shards != whole.get(part.service):
-                continue  # of before the service was divided
+            if answered.get(part.service, {}).get(part.shard) != part.shards:
+                continue  # of before the shard was divided
             of_service = items.setdefault(part.service, [])
             if part.items != NOTHING:
                 opened_part = keys.unseal(part.items, context(copy_id, part.service, part.place, part.shard))
@@ -266,7 +270,7 @@ async def find(
         requested_at=row.requested_at,
         completed_at=row.completed_at,
         expires_at=row.expires_at,
-        waiting_for=tuple(service for service in SERVICES if service not in whole),
+        waiting_for=tuple(service for service in SERVICES if service not in answered),
         items=items,
     )
 

@@ -30,6 +30,7 @@ from common.web.pagination import whole_page
 from consent.ledger import recorder
 from consent.ledger.recorder import Recorded
 from consent.ledger.rules import Verdict
+from consent.rights.parts import whole
 from consent.schema import metadata
 
 log = logging.getLogger(__name__)
@@ -190,7 +191,8 @@ async def _begin(tx: AsyncConnection, asked: Sequence[_Asked], now: datetime) ->
 async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | None:
     """Store the first answer of each service; the last service's answer completes the erasure and publishes its end.
 
-    A service has answered once all its shards have, of as many as each of them counts.
+    A service has answered once as many of its shards have as each of them counts, or as the highest count says: a
+    shard may have answered before another was divided, and is not asked again.
     """
     acks = [received.event for received in batch if isinstance(received.event, ErasureAcknowledged)]
     if not acks:
@@ -219,6 +221,9 @@ async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | No
             "UPDATE erasure AS e SET completed_at = :now"
             " WHERE e.erasure_id = ANY(CAST(:ids AS text[])) AND e.completed_at IS NULL"
             " AND (SELECT count(DISTINCT w.service) FROM (SELECT a.service FROM erasure_ack AS a"
+            " WHERE a.erasure_id = e.erasure_id AND a.service = ANY(CAST(:services AS text[]))"
+            " AND a.shard <> '' GROUP BY a.service HAVING count(DISTINCT a.shard) >= max(a.shards)"
+            " UNION ALL SELECT a.service FROM erasure_ack AS a"
             " WHERE a.erasure_id = e.erasure_id AND a.service = ANY(CAST(:services AS text[]))"
             " GROUP BY a.service, a.shards HAVING count(*) = a.shards) AS w) = :all"
             " RETURNING e.erasure_id, e.requested_at, e.subject_id, e.controller_id"
@@ -384,26 +389,27 @@ async def page(
 async def _with_acks(tx: AsyncConnection, erasures: Sequence[Erasure]) -> list[Erasure]:
     found = await tx.execute(
         text(
-            "SELECT erasure_id, service, shards, erased_at, acknowledged_at, erased::text AS erased FROM erasure_ack"
+            "SELECT erasure_id, service, shards, shard, erased_at, acknowledged_at, erased::text AS erased"
+            " FROM erasure_ack"
             " WHERE erasure_id = ANY(CAST(:ids AS text[])) ORDER BY service, shards, shard"
         ),
         {"ids": [each.erasure_id for each in erasures]},
     )
-    parts: dict[tuple[str, str, int], list[Ack]] = {}
+    answers: dict[tuple[str, str], dict[tuple[int, str], Ack]] = {}
     for row in found:
         ack = Ack(row.service, row.erased_at, row.acknowledged_at, msgspec.json.decode(row.erased))
-        parts.setdefault((row.erasure_id, row.service, row.shards), []).append(ack)
-    acks: dict[str, dict[str, Ack]] = {}
-    for (erasure_id, service, shards), of_shards in parts.items():
-        if len(of_shards) == shards:
-            acks.setdefault(erasure_id, {}).setdefault(service, _whole(of_shards))
-    return [replace(each, acks=tuple(acks.get(each.erasure_id, {}).values())) for each in erasures]
+        answers.setdefault((row.erasure_id, row.service), {})[row.shards, row.shard] = ack
+    acks: dict[str, list[Ack]] = {}
+    for (erasure_id, _), of_service in answers.items():
+        if of_shards := whole(of_service):
+            acks.setdefault(erasure_id, []).append(_whole(of_shards.values()))
+    return [replace(each, acks=tuple(acks.get(each.erasure_id, ()))) for each in erasures]
 
 
-def _whole(parts: Sequence[Ack]) -> Ack:
+def _whole(answers: Collection[Ack]) -> Ack:
     """Return the answer of a service from those of all its shards."""
     erased = Counter[str]()
-    for part in parts:
+    for part in answers:
         erased.update(part.erased)
-    last = max(parts, key=attrgetter("acknowledged_at"))
-    return Ack(last.service, max(part.erased_at for part in parts), last.acknowledged_at, dict(erased))
+    last = max(answers, key=attrgetter("acknowledged_at"))
+    return Ack(last.service, max(part.erased_at for part in answers), last.acknowledged_at, dict(erased))

@@ -29,6 +29,7 @@ from common.privacy.copying import opened
 from common.privacy.erasing import TO_ERASE, Whom, columns, counted
 from common.telemetry import counter, gauge
 from common.web.pagination import whole_page
+from consent.rights.parts import whole
 from consent.schema import metadata
 
 log = logging.getLogger(__name__)
@@ -186,19 +187,22 @@ async def _of_every_shard(tx: AsyncConnection, ack: RectificationAcknowledged) -
     if not rows:
         return None
     parts = _parts.decode(rows[0][0])
-    of_shards = parts.setdefault(ack.service, {}).setdefault(str(ack.shards), {})
-    of_shards.setdefault(ack.shard, ack.rectified)
+    counts = parts.setdefault(ack.service, {})
+    counts.setdefault(str(ack.shards), {}).setdefault(ack.shard, ack.rectified)
     await fetch_many(
         tx,
         "UPDATE rectification SET parts = $2::jsonb WHERE rectification_id = $1",
         ack.rectification_id,
         msgspec.json.encode(parts).decode(),
     )
-    if len(of_shards) < ack.shards:
+    of_shards = whole(
+        {(int(count), shard): told for count, answers in counts.items() for shard, told in answers.items()}
+    )
+    if not of_shards:
         return None
     rectified = Counter[str]()
-    for counts in of_shards.values():
-        rectified.update(counts)  # a sum of counters has no zero
+    for told in of_shards.values():
+        rectified.update(told)  # a sum of counters has no zero
     return rectified
 
 
