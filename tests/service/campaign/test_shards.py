@@ -566,6 +566,20 @@ async def test_a_database_starts_with_the_slots_that_it_holds_and_with_no_others
             pass
 
 
+async def test_a_worker_that_knows_another_count_of_shards_does_not_start(surroundings: Surroundings) -> None:
+    """Its answers would be of two shards, those of the others of three: erasures would wait for ever."""
+    of = await urls(surroundings)
+    for name in HELD:
+        async with running(build(await settings(surroundings, of, name, roles="api"))):
+            pass
+    connection = await asyncpg.connect(of["b"])
+    await connection.execute("UPDATE shard SET partitions = '{}'::smallint[] || 600::smallint, division = 'done'")
+    await connection.close()
+    with pytest.raises(OtherShard, match="holds the slots 600-600 of 1024, and the settings say 512-1023"):
+        async with running(build(await settings(surroundings, of, "a", roles="worker"))):
+            pass
+
+
 def test_each_table_of_an_organisation_is_divided() -> None:
     owned = {
         table.name

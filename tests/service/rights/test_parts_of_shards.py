@@ -3,6 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from common.contracts import COPY_PARTS, ERASURE_ACKS, RECTIFICATION_ACKS
 from common.contracts.rights import CopyGathered, ErasureAcknowledged, RectificationAcknowledged
 from common.privacy.copying import context
@@ -53,6 +55,24 @@ async def test_an_erasure_is_complete_once_each_shard_has_answered(surroundings:
         [answer] = [each for each in done["services"] if each["service"] == "campaign"]
         assert answer["erased"] == {"contacts": 7, "links": 0}
         assert len(done["services"]) == 4
+
+
+async def test_the_log_tells_which_shards_have_answered_for_a_late_erasure(
+    surroundings: Surroundings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with four(surroundings, without=ALONE, erasure_late_after_s=0.5) as told:
+        erasure_id = (await told.erased(1))["erasure_id"]
+        answers = [erased(erasure_id, "inbound"), erased(erasure_id, "campaign", "a", 2)]
+        await publish(surroundings, ERASURE_ACKS, [*answers, erased(erasure_id, "campaign", "b", 3)])
+
+        async def is_told() -> bool:
+            lines = [vars(record) for record in caplog.records if record.name == "consent.rights.erasures"]
+            return {
+                "waiting_for": ["campaign", "dispatch"],
+                "answered": ["campaign a of 2", "campaign b of 3"],
+            } in [{key: line.get(key) for key in ("waiting_for", "answered")} for line in lines]
+
+        await eventually(is_told)
 
 
 async def test_a_copy_has_the_items_of_each_shard_and_none_before_the_last(surroundings: Surroundings) -> None:

@@ -104,7 +104,7 @@ class Stated(NamedTuple):
 async def admit(shards: Shards, settings: DividedSettings, writers: Collection[str]) -> None:
     """State or check the partitions of the process's database, and check those of the others. Raises OtherShard.
 
-    `writers`: the roles of the service that write to the databases of all shards.
+    `writers`: the roles of the service that write to the databases of all shards, or tell how many shards there are.
     """
     others = [shard for shard in shards.each if shard is not shards.own]
     async with shards.own.database.begin() as tx:

@@ -104,6 +104,7 @@ class Erasure:
     asked_again_at: datetime | None
     completed_at: datetime | None
     acks: tuple[Ack, ...] = ()
+    partial: tuple[str, ...] = ()  # shards of services in `waiting_for`, for the log: "campaign a of 2"
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
@@ -285,13 +286,14 @@ class Lateness:
                 for row in rows
             ]
             await outbox.append(tx, ERASURES, late)
-            missing = {e.erasure_id: e.waiting_for for e in await find(tx, [event.erasure_id for event in late])}
+            missing = {each.erasure_id: each for each in await find(tx, [event.erasure_id for event in late])}
             for event in late:
-                if "consent" in missing[event.erasure_id]:
+                if "consent" in missing[event.erasure_id].waiting_for:
                     await erasing.put(tx, event)
         for event in late:
-            who = missing[event.erasure_id]
-            log.error("an erasure is late", extra={"erasure_id": event.erasure_id, "waiting_for": list(who)})
+            who, partial = missing[event.erasure_id].waiting_for, missing[event.erasure_id].partial
+            told = {"erasure_id": event.erasure_id, "waiting_for": list(who), "answered": list(partial)}
+            log.error("an erasure is late", extra=told)
             for service in who:
                 LATE.labels(service).inc()
         return len(late) == LATE_AT_ONCE
@@ -400,10 +402,16 @@ async def _with_acks(tx: AsyncConnection, erasures: Sequence[Erasure]) -> list[E
         ack = Ack(row.service, row.erased_at, row.acknowledged_at, msgspec.json.decode(row.erased))
         answers.setdefault((row.erasure_id, row.service), {})[row.shards, row.shard] = ack
     acks: dict[str, list[Ack]] = {}
-    for (erasure_id, _), of_service in answers.items():
+    partial: dict[str, list[str]] = {}
+    for (erasure_id, service), of_service in answers.items():
         if of_shards := whole(of_service):
             acks.setdefault(erasure_id, []).append(_whole(of_shards.values()))
-    return [replace(each, acks=tuple(acks.get(each.erasure_id, ()))) for each in erasures]
+        else:
+            partial.setdefault(erasure_id, []).extend(f"{service} {shard} of {of}" for of, shard in of_service)
+    return [
+        replace(each, acks=tuple(acks.get(each.erasure_id, ())), partial=tuple(partial.get(each.erasure_id, ())))
+        for each in erasures
+    ]
 
 
 def _whole(answers: Collection[Ack]) -> Ack:
