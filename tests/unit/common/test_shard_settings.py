@@ -11,7 +11,7 @@ from common.kafka.broker import partition_of
 from common.kafka.reading.client import group_of, read_of
 from common.kafka.reading.dealing import dealer
 from common.kafka.subscription import Subscription
-from common.kafka.widening import Widening
+from common.kafka.widening import WAITING, Widening
 from common.settings.shards import SLOTS, ShardedSettings, SlottedSettings, spans
 from tests.support.running import AUTH_KEY, KEY_RING, OUTER_RING, SUBJECT_RING
 
@@ -129,8 +129,12 @@ async def test_a_relay_in_shards_of_organisations_changes_no_count_of_partitions
 
     settings = SlottedSettings(**told(shards=slots("0-511", "512-1023"), work_partitions=8))
     widening = Widening(settings, [CAMPAIGN_REQUESTS])
+    WAITING.set(1)
     await widening.step(None, knows)  # type: ignore[arg-type]
     assert widening.count(CAMPAIGN_REQUESTS.name) == 4
+    widening._look_at = 0
+    await widening.step(None, knows)  # type: ignore[arg-type]
+    assert WAITING._value.get() == 0, "a refusal for good would keep an alert for good"
     assert "the relays of the shards would change at two moments" in (widening.why or "")
 
 

@@ -136,6 +136,10 @@ async def refuse(tx: AsyncConnection) -> None:
     raise Coarse(packed)
 
 
+class InShards(CannotWiden):
+    """The relays of several shards share the topic, and none changes the count: nothing waits."""
+
+
 class Numbered(Protocol):
     """A row of the outbox."""
 
@@ -203,11 +207,13 @@ class Widening:
         if not self.topics or uptime_s() < self._look_at:
             return
         self._look_at = uptime_s() + LOOK_EVERY_S
+        waits = True
         try:
             why = await self._advance(session, knows)
         except CannotWiden as error:
             why, self._look_at = str(error), uptime_s() + AGAIN_AFTER_S
-        self._tell(why)
+            waits = not isinstance(error, InShards)
+        self._tell(why, waits)
 
     def end(self) -> None:
         """Give up at the end of a term: the next leader tells what it waits for."""
@@ -222,10 +228,10 @@ class Widening:
             if count == self.stated.published:
                 return None
             if self.settings.own_shard and not self.settings.people_are_divided:
-                raise CannotWiden(
+                raise InShards(
                     f"PLACET_WORK_PARTITIONS is {count}, and {self.stated.published} partitions are in use: the relays"
-                    " of the shards would change at two moments, and an update could overtake its request"
-                    " (docs/scale.md)"
+                    " of the shards would change at two moments, and an update could overtake its request. Set the"
+                    " count in use (docs/scale.md)"
                 )
             if (why := await self._added(count)) is not None:
                 return why
@@ -271,9 +277,10 @@ class Widening:
             return f"the broker adds no partitions ({error}): allow Alter on {names}, or add them there up to {count}"
         return None
 
-    def _tell(self, why: str | None) -> None:
+    def _tell(self, why: str | None, waits: bool = True) -> None:
+        """Tell why there are no more partitions. `waits`: a change may follow, and the gauge counts how long."""
         now, self.why = uptime_s(), why
-        self._since = None if why is None else now if self._since is None else self._since
+        self._since = None if why is None or not waits else now if self._since is None else self._since
         WAITING.set(0 if self._since is None else now - self._since)
         if why is not None and now >= self._told_at:
             self._told_at = now + TOLD_EVERY_S
