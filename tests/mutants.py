@@ -603,6 +603,20 @@ MUTANTS = (
         f"{PARTS_OF_SHARDS} -k copy",
     ),
     Mutant(
+        "an empty database takes the place of one that was in use",
+        "libs/common/src/common/division.py",
+        "if theirs is not None and set(theirs.taken) & set(own):",
+        "if False and theirs is not None:",
+        "tests/service/dispatch/test_shards.py -k in_use",
+    ),
+    Mutant(
+        "a worker of campaign-svc with a former count of shards answers for too few",
+        "services/campaign-svc/src/campaign/service.py",
+        'division.admit(held.shards, settings, {"api", "worker"})',
+        'division.admit(held.shards, settings, {"api"})',
+        f"{CAMPAIGN_SHARDS} -k another_count",
+    ),
+    Mutant(
         "a relay in shards of organisations begins to publish by more partitions",
         "libs/common/src/common/kafka/widening.py",
         "            if self.settings.own_shard and not self.settings.people_are_divided:",

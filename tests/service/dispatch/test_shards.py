@@ -420,6 +420,21 @@ async def test_a_database_starts_with_the_partitions_that_it_holds_and_with_no_o
 
 
 @pytest.mark.brokerless
+async def test_an_empty_database_does_not_take_the_place_of_one_that_was_in_use(surroundings: Surroundings) -> None:
+    """A mistyped url, or a shard under a new name: both databases would read the requests of the same people."""
+    of = await urls(surroundings)
+    for name in PARTITIONS:
+        async with running(build(await settings(surroundings, of, name, roles="api"))):
+            pass
+    empty = {**of, "a": await surroundings.postgres.clone("dispatch", f"c_{surroundings.unique}")}
+    with pytest.raises(OtherShard, match="shard b knows another database with its partitions 0-1"):
+        async with running(build(await settings(surroundings, empty, "a", roles="worker"))):
+            pass
+    async with running(build(await settings(surroundings, of, "a", roles="api"))):
+        pass
+
+
+@pytest.mark.brokerless
 async def test_an_empty_database_is_no_shard_of_a_divided_one_and_an_unfinished_one_none_at_all(
     surroundings: Surroundings,
 ) -> None:

@@ -45,6 +45,7 @@ def define(metadata: MetaData) -> Table:
         Column("partitions", ARRAY(SmallInteger), nullable=False),
         Column("of", Integer, nullable=False),
         Column("division", Text, nullable=False, server_default=text("'none'::text")),  # as `Stated`: none, begun, done
+        Column("taken", ARRAY(SmallInteger), nullable=False, server_default=text("'{}'::smallint[]")),  # as `Stated`
     )
 
 
@@ -94,11 +95,15 @@ class NotYet(RuntimeError):
 
 
 class Stated(NamedTuple):
-    """The row of a database: its partitions, of how many, and whether its rows were divided."""
+    """The row of a database: its partitions, of how many, and whether its rows were divided.
+
+    `taken`: the partitions that processes of other shards have said their databases hold.
+    """
 
     partitions: Sequence[int]
     of: int
     division: str
+    taken: Sequence[int]
 
 
 async def admit(shards: Shards, settings: DividedSettings, writers: Collection[str]) -> None:
@@ -109,8 +114,8 @@ async def admit(shards: Shards, settings: DividedSettings, writers: Collection[s
     others = [shard for shard in shards.each if shard is not shards.own]
     async with shards.own.database.begin() as tx:
         await claim(tx, settings.own_places, others, settings.places, settings.places_are)
-    if settings.roles & set(writers):
-        await asyncio.gather(*(check(shard, settings.places, settings.places_are) for shard in others))
+    judges = bool(settings.roles & set(writers))
+    await asyncio.gather(*(meet(shard, settings, judges) for shard in others))
 
 
 async def claim(
@@ -118,40 +123,56 @@ async def claim(
 ) -> None:
     """State the partitions of a new database, or check those stated. Raises OtherShard.
 
-    A new database takes its requests from the beginning of the log: no other may have taken them before. So the others
-    must answer then.
+    A new database takes its requests from the beginning of the log: no other may have taken them before, under another
+    name or another url. So the others must answer then.
     """
     await fetch_many(tx, LOCK)
     held = await stated(tx)
     if held is not None:
         _check(held, own, of, places)
         return
+    taken = set[int]()
     for shard in others:
         async with shard.database.begin() as of_other:
             theirs = await stated(of_other)
+        taken |= set(theirs.partitions if theirs is not None else ())
         if theirs is not None and (theirs.division != "none" or set(theirs.partitions) & set(own)):
             raise OtherShard(
                 f"the database is empty, and the people of its {places} {_named(own)} were in another: copy that"
                 f" database, of shard {shard.name}, and run `divide` (docs/scale.md)"
             )
+        if theirs is not None and set(theirs.taken) & set(own):
+            raise OtherShard(
+                f"the database is empty, and shard {shard.name} knows another database with its {places}"
+                f" {_named(own)}: set PLACET_SHARDS and PLACET_DATABASE_URL as they were (docs/scale.md)"
+            )
     await _state(tx, own, of, "none")
+    await fetch_many(tx, "UPDATE shard SET taken = $1::smallint[]", sorted(taken))
 
 
-async def check(shard: Shard, of: int, places: str = PARTITIONS) -> None:
-    """Check the places that the database of another shard states, if it answers soon. Raises OtherShard."""
+async def meet(shard: Shard, settings: DividedSettings, judges: bool) -> None:
+    """Tell the database of another shard the own places, if it answers soon, and check those it states if `judges`.
+
+    Raises OtherShard.
+    """
     try:
         async with asyncio.timeout(ANSWERS_WITHIN_S), shard.database.begin() as tx:
             held = await stated(tx)
+            await fetch_many(
+                tx,
+                "UPDATE shard SET taken = taken || $1::smallint[] WHERE NOT taken @> $1::smallint[]",
+                list(settings.own_places),
+            )
     except Exception as error:  # the shard starts later, and checks its own
         log.warning("a shard does not answer", extra={"shard": shard.name, "why": type(error).__name__})
         return
-    if held is not None:
-        _check(held, shard.partitions, of, places)
+    if judges and held is not None:
+        _check(held, shard.partitions, settings.places, settings.places_are)
 
 
 async def stated(tx: AsyncConnection) -> Stated | None:
     """Return the row of the database, or None before the first start."""
-    rows = await fetch_many(tx, 'SELECT partitions, "of", division FROM shard')
+    rows = await fetch_many(tx, 'SELECT partitions, "of", division, taken FROM shard')
     return Stated(*rows[0]) if rows else None
 
 

@@ -370,7 +370,8 @@ CREATE TABLE shard (
     id smallint NOT NULL,
     partitions smallint[] NOT NULL,
     "of" integer NOT NULL,
-    division text DEFAULT 'none'::text NOT NULL
+    division text DEFAULT 'none'::text NOT NULL,
+    taken smallint[] DEFAULT '{}'::smallint[] NOT NULL
 )
     """,
     """
