@@ -566,6 +566,34 @@ async def test_a_database_starts_with_the_slots_that_it_holds_and_with_no_others
             pass
 
 
+async def test_the_audit_log_of_an_organisation_is_whole_whichever_process_is_asked(surroundings: Surroundings) -> None:
+    async with divided(surroundings) as both:
+        for client in both.clients.values():
+            for of, times in (("a", 2), ("b", 1)):
+                for _ in range(times):
+                    assert (await client.get("/v1/campaigns/none", headers=BEARERS[of])).status_code == 404
+
+        async def written() -> bool:
+            lines = await both.each("SELECT organisation FROM audit_line")
+            return lines == {"a": [ORGANISATIONS["a"]] * 4, "b": [ORGANISATIONS["b"]] * 2}
+
+        await eventually(written)
+        reads = bearer(organisation=ORGANISATIONS["a"], scope="audit:read")
+        pages: list[Any] = []
+        for name in ("a", "b", "a"):  # each page from another process
+            told: dict[str, Any] = {"limit": 2} | ({"cursor": pages[-1]["next"]} if pages else {})
+            pages.append((await both.clients[name].get("/v1/audit", params=told, headers=reads)).json())
+        assert [len(page["items"]) for page in pages] == [2, 2, 0]
+        assert len({line["trace_id"] for page in pages for line in page["items"]}) == 4
+        operator = bearer(organisation=ORGANISATIONS["a"], scope="audit:read platform:admin")
+        first = (await both.clients["b"].get("/v1/audit", params={"limit": 1}, headers=operator)).json()
+        [line], told = first["items"], {"limit": 1, "cursor": first["next"]}
+        assert line["organisation"] == ORGANISATIONS["b"]
+        assert (await both.clients["b"].get("/v1/audit", params=told, headers=operator)).json()["items"]
+        refused = await both.clients["a"].get("/v1/audit", params=told, headers=operator)
+        assert (refused.status_code, "of shard b" in refused.text) == (422, True)
+
+
 async def test_a_worker_that_knows_another_count_of_shards_does_not_start(surroundings: Surroundings) -> None:
     """Its answers would be of two shards, those of the others of three: erasures would wait for ever."""
     of = await urls(surroundings)

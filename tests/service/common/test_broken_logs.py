@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 
-from common.audit.writer import AuditWriter
+from common.audit.writer import AuditWriters
 from common.contracts import STATES
+from common.db.shards import Shards
 from common.kafka.consumer import Consumer
 from common.kafka.reading import broken_logs, log_watch
 from common.kafka.reading.broken_logs import Broken, Fault
@@ -87,7 +88,9 @@ async def test_a_log_that_lost_its_tail_and_grew_past_the_reader_is_never_fresh_
                 await eventually(partial(_is_broken, consumer))
                 [why] = [
                     line
-                    for line in _Running(AuditWriter(pipe.database), consumers=[consumer]).not_ready()
+                    for line in _Running(
+                        AuditWriters(Shards.undivided(pipe.database, 1)), consumers=[consumer]
+                    ).not_ready()
                     if "broken" in line
                 ]
                 assert why.endswith("Follow LogBroken in the runbook.")

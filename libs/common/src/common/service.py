@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.audit import api as audit
 from common.audit.accounting import Accounting, count_refusal
-from common.audit.writer import AuditWriter
+from common.audit.writer import AuditWriters
 from common.contracts import TOPICS, Topic
 from common.db.allowances import Allowances
 from common.db.database import Database, fetch_many
@@ -172,7 +172,7 @@ class Service(Generic[S]):
 class _Running:
     """The background work, for /readyz."""
 
-    audit: AuditWriter | None = None  # of the role api
+    audit: AuditWriters | None = None  # of the role api
     consumers: list[Consumer] = field(default_factory=list)
     relay: Relay | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -304,7 +304,8 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
     workers: list[Worker] = [held.allowances.worker()]
     subscriptions: list[Subscription] = []
     if "api" in settings.roles:
-        state.audit = AuditWriter(database)
+        by_owner = shards.divided and not settings.people_are_divided
+        state.audit = AuditWriters(shards, held.shard_of if by_owner else None)
         workers.append(Worker("audit", state.audit.run))
         if service.published:
             workers += [Worker(f"relayed {name}".rstrip(), each.run) for name, each in relayed_by.items()]

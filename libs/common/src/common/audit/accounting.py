@@ -17,7 +17,7 @@ from common.audit import store
 from common.audit.line import ALLOWED, Kind, Line
 from common.audit.operations import POLLED, WRITTEN
 from common.audit.watching import Alarm, Watch
-from common.audit.writer import AuditWriter
+from common.audit.writer import AuditWriters
 from common.db.database import Database, before_commits, has_written, once_committed
 from common.telemetry import counter, masked, trace_id
 from common.web import problems
@@ -62,7 +62,7 @@ class Accounting:
                 await send(message)
 
         async def decide(database: Database, tx: AsyncConnection) -> None:
-            if decided or begun or database is not _writer(scope).database:
+            if decided or begun or not _writers(scope).write_to(database):
                 return
             line = _line(scope, "decision", ALLOWED, shown) if _kind(scope) == "decision" else None
             if line is not None and await has_written(tx):
@@ -92,10 +92,10 @@ class Accounting:
             return
         LINES.labels(line.kind, "refused" if refused else ALLOWED).inc()
         if refused:
-            _writer(scope).note(line)
+            _writers(scope).of(by.caller.organisation).note(line)
             alarm = self._watch.refused(by.caller.account, line.at)
         else:
-            await _writer(scope).keep(line)
+            await _writers(scope).of(by.caller.organisation).keep(line)
             alarm = self._looked_up(by.required, by.caller.account, shown, line.at)
         if alarm is not None:
             ALARMS.labels(alarm).inc()
@@ -114,9 +114,9 @@ def count_refusal(scope: Scope, status: int) -> None:
         REFUSED.labels(problems.reason_told(scope) or "unknown").inc()
 
 
-def _writer(scope: Scope) -> AuditWriter:
-    writer: AuditWriter = scope["state"]["audit"]
-    return writer
+def _writers(scope: Scope) -> AuditWriters:
+    writers: AuditWriters = scope["state"]["audit"]
+    return writers
 
 
 def _kind(scope: Scope) -> Kind | None:

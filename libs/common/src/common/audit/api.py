@@ -12,11 +12,13 @@ from pydantic import AwareDatetime, BaseModel, Field
 from common.audit import store
 from common.audit.line import Kept, Kind
 from common.audit.store import Asked
+from common.audit.writer import AuditWriters
 from common.db.database import Database
+from common.db.shards import Shard
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import Forbidden, Reason
+from common.web.problems import Forbidden, Invalid, Reason
 from common.web.streaming import Streamed
 
 LINES = "application/jsonl"
@@ -58,12 +60,12 @@ class AuditLine(BaseModel):
     )
 
 
-async def _database(request: Request) -> Database:
-    database: Database = request.state.resources.database
-    return database
+async def _writers(request: Request) -> AuditWriters:
+    writers: AuditWriters = request.state.audit
+    return writers
 
 
-Held = Annotated[Database, Depends(_database)]
+Logs = Annotated[AuditWriters, Depends(_writers)]
 Reads = Annotated[Caller, Depends(require("audit:read"))]
 OfCaller = Annotated[
     Storable | None, Query(alias="caller", max_length=200, description="Only calls of this account, by `sub`.")
@@ -95,17 +97,36 @@ def _readable(caller: Caller, asked: Asked) -> Asked:
 
 @router.get("/audit", operation_id="audit.list")
 async def list_audit(
-    database: Held, caller: Reads, filters: Filters, cursor: Cursor = None, limit: Limit = LIMIT
+    logs: Logs, caller: Reads, filters: Filters, cursor: Cursor = None, limit: Limit = LIMIT
 ) -> Page[AuditLine]:
     """List the calls about people, the oldest first: who read, exported, decided, and who was refused.
 
     An organisation sees its own callers. The platform's operator sees all, and can check the chain.
     """
     asked = _readable(caller, filters)
-    async with database.begin() as tx:
-        found = await store.page(tx, asked, position(cursor, int) or 0, limit)
+    shard = logs.shard(asked.organisation)
+    after = _after(cursor, shard)
+    async with shard.database.begin() as tx:
+        found = await store.page(tx, asked, after, limit)
     items = [_told(kept, asked) for kept in found]
-    return Page[AuditLine](items=items, next=next_of(found, limit, attrgetter("position")))
+    place = attrgetter("position")
+    return Page[AuditLine](
+        items=items, next=next_of(found, limit, lambda kept: (shard.name, place(kept)) if shard.name else place(kept))
+    )
+
+
+def _after(cursor: str | None, shard: Shard) -> int:
+    """Return the position behind which a page begins: each shard counts its own. Raises Invalid."""
+    if not shard.name:
+        return position(cursor, int) or 0
+    name, after = position(cursor, tuple[str, int]) or (shard.name, 0)
+    if name != shard.name:
+        raise Invalid(
+            f"the cursor is of the audit log of shard {name}, and this process reads that of shard {shard.name}: ask a"
+            " process of each shard for its own",
+            reasons=[Reason("cursor", "not_valid")],
+        )
+    return after
 
 
 @router.get(
@@ -114,9 +135,10 @@ async def list_audit(
     response_class=Streamed,
     responses={200: {"content": {LINES: {"schema": {"type": "string"}, "example": "{}\n"}}}},
 )
-async def export_audit(database: Held, caller: Reads, filters: Filters) -> Streamed:
+async def export_audit(logs: Logs, caller: Reads, filters: Filters) -> Streamed:
     """Export the calls about people as JSON lines, the oldest first, each as `GET /v1/audit` has it."""
-    return Streamed(_file(database, _readable(caller, filters)), media_type=LINES)
+    asked = _readable(caller, filters)
+    return Streamed(_file(logs.shard(asked.organisation).database, asked), media_type=LINES)
 
 
 async def _file(database: Database, asked: Asked) -> AsyncIterator[bytes]:

@@ -7,6 +7,7 @@ line. A refusal does not wait (`note`), so that refused calls cost no transactio
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from common.audit import store
 from common.audit.line import Line
 from common.db.database import Database
 from common.db.notify import either
+from common.db.shards import Shard, Shards
 from common.telemetry import counter
 
 log = logging.getLogger(__name__)
@@ -93,3 +95,39 @@ class AuditWriter:
     async def _append(self, lines: list[Line]) -> None:
         async with asyncio.timeout(WITHIN_S), self.database.begin() as tx:
             await store.append(tx, lines)
+
+
+@dataclass(slots=True)
+class AuditWriters:
+    """The audit logs that a process writes: its own, or that of each shard of organisations.
+
+    `of_owner`: the shard of an organisation, where the shards are of organisations. A line is then in the shard of its
+    caller, whichever process took the call; the line of a decision always in the database of the decision.
+    """
+
+    shards: Shards
+    of_owner: Callable[[str], Shard] | None = None
+    _each: dict[str, AuditWriter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        each = [self.shards.own] if self.of_owner is None else self.shards.each
+        self._each = {shard.name: AuditWriter(shard.database) for shard in each}
+
+    def shard(self, organisation: str | None) -> Shard:
+        """Return the shard with the lines of an organisation; the own with those of several (None)."""
+        return self.shards.own if self.of_owner is None or organisation is None else self.of_owner(organisation)
+
+    def of(self, organisation: str) -> AuditWriter:
+        return self._each[self.shard(organisation).name]
+
+    def write_to(self, database: Database) -> bool:
+        """Return whether the database has an audit log that the process writes."""
+        return any(each.database is database for each in self._each.values())
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Write noted lines until the event is set, then the last of them."""
+        await asyncio.gather(*(each.run(stop) for each in self._each.values()))
+
+    async def close(self) -> None:
+        """Write the lines left."""
+        await asyncio.gather(*(each.close() for each in self._each.values()))
