@@ -610,6 +610,20 @@ MUTANTS = (
         "tests/service/dispatch/test_shards.py -k in_use",
     ),
     Mutant(
+        "the audit log of an organisation is scattered over the shards",
+        "libs/common/src/common/service.py",
+        "by_owner = shards.divided and not settings.people_are_divided",
+        "by_owner = False",
+        f"{CAMPAIGN_SHARDS} -k audit_log",
+    ),
+    Mutant(
+        "a page of the audit log goes on in the log of another shard",
+        "libs/common/src/common/audit/api.py",
+        "    if name != shard.name:",
+        "    if False:",
+        f"{CAMPAIGN_SHARDS} -k audit_log",
+    ),
+    Mutant(
         "a worker of campaign-svc with a former count of shards answers for too few",
         "services/campaign-svc/src/campaign/service.py",
         'division.admit(held.shards, settings, {"api", "worker"})',
@@ -2244,7 +2258,7 @@ MUTANTS = (
     Mutant(
         "accountable: the line of a decision has its own transaction",
         "libs/common/src/common/audit/accounting.py",
-        "            if decided or begun or database is not _writer(scope).database:\n",
+        "            if decided or begun or not _writers(scope).write_to(database):\n",
         "            if True:\n",
         f"{AUDIT} -k stand_together",
     ),
