@@ -580,10 +580,10 @@ async def test_the_audit_log_of_an_organisation_is_whole_whichever_process_is_as
         await eventually(written)
         reads = bearer(organisation=ORGANISATIONS["a"], scope="audit:read")
         pages: list[Any] = []
-        for name in ("a", "b", "a"):  # each page from another process
+        for name in HELD:  # each page from another process
             told: dict[str, Any] = {"limit": 2} | ({"cursor": pages[-1]["next"]} if pages else {})
             pages.append((await both.clients[name].get("/v1/audit", params=told, headers=reads)).json())
-        assert [len(page["items"]) for page in pages] == [2, 2, 0]
+        assert [len(page["items"]) for page in pages] == [2, 2]
         assert len({line["trace_id"] for page in pages for line in page["items"]}) == 4
         operator = bearer(organisation=ORGANISATIONS["a"], scope="audit:read platform:admin")
         first = (await both.clients["b"].get("/v1/audit", params={"limit": 1}, headers=operator)).json()
