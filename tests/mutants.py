@@ -353,9 +353,16 @@ MUTANTS = (
     Mutant(
         "the lines of a piece are recorded twice in another shard after a crash",
         "services/consent-svc/src/consent/imports/worker.py",
-        "            if kept is not None:\n",
-        '            if kept == b"":\n',
+        "read_verdicts(zlib.decompress(kept)) if kept is not None else {}\n",
+        "{}\n",
         f"{REGISTRY_SHARDS} -k after_a_crash",
+    ),
+    Mutant(
+        "a line that reads as another shard's at the retry of its piece is lost",
+        "services/consent-svc/src/consent/imports/worker.py",
+        "            if not left.columns and not left.lines:\n",
+        "            if kept is not None:\n",
+        f"{REGISTRY_SHARDS} -k at_the_retry",
     ),
     Mutant(
         "the checksum is of the people of the first shard",

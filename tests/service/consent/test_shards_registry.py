@@ -397,6 +397,37 @@ CREATE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXC
 BEFORE_SETTLING = "CREATE TRIGGER refuses BEFORE UPDATE ON import_piece FOR EACH ROW EXECUTE FUNCTION refuses()"
 
 
+NEWS = [*SENDER["purposes"], {"id": "news", "wording": "Notre lettre par SMS"}]
+
+
+async def test_lines_refused_at_first_and_valid_at_the_retry_are_recorded_by_the_other_shard(
+    surroundings: Surroundings,
+) -> None:
+    """The share was recorded, the settling was not, and meanwhile the sender has a new purpose."""
+    out, opted_in, *known = people("b", 5)
+    lines = [f"{number(n)},opt_in,promotions,{AT}" for n in [*known, people("a")[0]]]
+    lines += [f"{number(out)},opt_out,news,{AT}", f"{number(opted_in)},opt_in,news,{AT}"]
+    body = "\n".join(["number,kind,purpose,occurred_at", *lines, ""])
+    async with divided(surroundings, roles="api") as both, recording(both) as worker:
+        client = both.clients["a"]
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        import_id = await opened(client, terms())
+        assert (await part(client, import_id, body.encode())).status_code == 204
+        await both.sql("a", REFUSE_SETTLING)
+        await both.sql("a", BEFORE_SETTLING)
+        with pytest.raises(asyncpg.RaiseError, match="crashed"):
+            await worker.record_piece()
+        assert await both.counted("SELECT count(*) FROM evidence") == {"a": 0, "b": len(known)}
+        assert (await client.put("/v1/senders/acme", json=changed(purposes=NEWS))).status_code == 200
+        await both.sql("a", "DROP TRIGGER refuses ON import_piece")
+        async with recording(both) as another:
+            await recorded(another)
+        assert await verdicts(client, import_id) == [f"{line},created," for line in range(2, len(lines) + 2)]
+        kept = await both.sql("b", "SELECT subject_id, kind FROM evidence WHERE purpose = 'news' ORDER BY kind")
+        assert [tuple(row) for row in kept] == [(subject(opted_in), "opt_in"), (subject(out), "opt_out")]
+        assert (await both.sql("b", "SELECT count(*) FROM evidence"))[0][0] == len(known) + 2
+
+
 async def test_a_line_with_readings_of_both_shards_has_one_verdict(surroundings: Surroundings) -> None:
     """An opt-out covers each reading; the line is `created` if either is."""
     spans = {"a": "0-2", "b": "3"}

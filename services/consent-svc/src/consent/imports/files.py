@@ -334,7 +334,7 @@ async def claim_share(tx: AsyncConnection, piece: WaitingPiece, now: datetime) -
         return None
     [(kept,)] = await fetch_many(
         tx,
-        "SELECT verdicts FROM import_share WHERE import_id = $1 AND position = $2",
+        "SELECT verdicts FROM import_share WHERE import_id = $1 AND position = $2 FOR UPDATE",
         piece.file.import_id,
         piece.position,
     )

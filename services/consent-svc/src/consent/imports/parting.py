@@ -42,6 +42,21 @@ def _of(said: Said, home: Mapping[str, str], shard: str) -> Said:
     return Said(columns, lines)
 
 
+def unsaid(said: Said, kept: Verdicts) -> Said:
+    """Return the lines without a verdict, and each opt-out: by now a line may read as another person."""
+    columns = []
+    for column in said.columns:
+        chosen = [line not in kept for line in column.read.starts]
+        if any(chosen):
+            columns.append(Column(column.read.where(chosen), column.opt_ins.where(chosen)))
+    lines = {
+        line: each
+        for line, each in said.lines.items()
+        if line not in kept or (isinstance(each, list) and each[0].evidence.kind == "opt_out")
+    }
+    return Said(columns, lines)
+
+
 def together(said: Said, parts: Sequence[tuple[Said, Verdicts]]) -> Verdicts:
     """Return the verdict of each line from those of the shards, as if one had recorded all.
 

@@ -27,7 +27,7 @@ from common.service import Resources
 from common.telemetry import counter
 from consent.imports import files as import_files
 from consent.imports.files import WaitingPiece
-from consent.imports.parting import Verdicts, parted, together, written
+from consent.imports.parting import Verdicts, parted, together, unsaid, written
 from consent.imports.parting import read as read_verdicts
 from consent.imports.statements import Reasons, Said, Statements
 from consent.imports.upload import Verdict, sealing_context
@@ -147,15 +147,18 @@ class Importing:
         """Record the lines of another shard's people, before the piece is settled here.
 
         Returns None while the outbox there is full. The shard keeps the verdicts with the lines: after a crash before
-        the settling the lines would be no news, and the counts would be of the repeat.
+        the settling the lines would be no news, and the counts would be of the repeat. A line that was refused, or of
+        another shard, may be of this shard by now: its sender has changed.
         """
         async with shard.database.begin() as tx:
             if await outbox.backlog_of_events(tx) > self._backlog:
                 return None
             kept = await import_files.claim_share(tx, piece, now)
-            if kept is not None:
-                return read_verdicts(zlib.decompress(kept))
-            verdicts = await self._record(tx, shard, reading, said, now)
+            before = read_verdicts(zlib.decompress(kept)) if kept is not None else {}
+            left = unsaid(said, before)
+            if not left.columns and not left.lines:
+                return before
+            verdicts = dict(sorted({**await self._record(tx, shard, reading, left, now), **before}.items()))
             await import_files.keep_share(tx, piece, zlib.compress(written(verdicts), 1))
         return verdicts
 
