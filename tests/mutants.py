@@ -435,6 +435,13 @@ MUTANTS = (
         f"{INBOUND_SHARDS} -k merged_page",
     ),
     Mutant(
+        "a merged list ends where a row leaves a full page of a shard",
+        PAGING,
+        "whole_up_to >= 0 and len(rows) < limit:",
+        "whole_up_to >= 0:",
+        "tests/service/common/test_merged_pages.py",
+    ),
+    Mutant(
         "each repeat of many DLRs is written, and taken back",
         "services/inbound-svc/src/inbound/shortcut.py",
         "        REPEATING.update(_accounts(arrivals))\n",

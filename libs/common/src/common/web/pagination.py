@@ -148,7 +148,7 @@ async def whole_page(
         rows = await read()
         if not rows or (len(rows) < limit and not is_part) or key(rows[-1]) <= whole_up_to:
             return rows
-        if is_part and whole_up_to >= 0:  # some rows are newer than the look at the writers
+        if is_part and whole_up_to >= 0 and len(rows) < limit:  # the last rows are newer than the look at the writers
             return [row for row in rows if key(row) <= whole_up_to]
         whole_up_to = key(rows[-1])
         await _until_writers_ended(tx, table)
