@@ -358,6 +358,13 @@ MUTANTS = (
         f"{REGISTRY_SHARDS} -k after_a_crash",
     ),
     Mutant(
+        "a full outbox of one shard stops the files of all",
+        "services/consent-svc/src/consent/imports/worker.py",
+        "{*self._put_off, *self._held_up}",
+        "{*self._put_off}",
+        f"{REGISTRY_SHARDS} -k people_alone",
+    ),
+    Mutant(
         "a line that reads as another shard's at the retry of its piece is lost",
         "services/consent-svc/src/consent/imports/worker.py",
         "            if not left.columns and not left.lines:\n",

@@ -466,16 +466,39 @@ async def test_an_erasure_takes_an_upload_that_may_name_the_person_from_the_othe
         assert (await both.clients["a"].get(f"/v1/imports/{import_id}")).status_code == 404
 
 
+FILL = (
+    "INSERT INTO outbox (event_id, topic, key, type, payload)"
+    " SELECT gen_random_uuid(), 'x', '', 'x', '' FROM generate_series(1, 20)"
+)
+
+
+async def test_a_full_outbox_of_a_shard_holds_up_the_files_with_its_people_alone(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both, recording(both, backlog=10) as worker:
+        client = both.clients["a"]
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        mixed, of_a = sorted([await opened(client, terms()) for _ in range(2)])
+        for import_id, who in ((mixed, MIXED), (of_a, people("a"))):
+            assert (await part(client, import_id, file_of(who))).status_code == 204
+        await both.sql("b", FILL)
+        assert [await worker.record_piece() for _ in range(3)] == [False, True, False]
+        assert (await done(client, of_a))["created"] == 3
+        [waiting] = await both.sql("a", "SELECT body FROM import_piece WHERE body IS NOT NULL")
+        restored = "UPDATE import_piece SET body = $1 WHERE body IS NOT NULL"
+        await both.sql("a", restored, b"unreadable")
+        assert not await worker.record_piece(), "a piece that waits is not even read"
+        await both.sql("a", restored, waiting["body"])
+        await both.sql("b", "DELETE FROM outbox WHERE topic = 'x'")
+        await recorded(worker)
+        found = await done(client, mixed)
+        assert found["created"] + found["unchanged"] == len(MIXED)
+
+
 async def test_a_file_waits_while_a_shard_with_lines_is_away_or_full(surroundings: Surroundings) -> None:
     async with divided(surroundings, roles="api") as both:
         assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
         import_id = await opened(both.clients["a"], terms())
         assert (await part(both.clients["a"], import_id, file_of(MIXED))).status_code == 204
-        await both.sql(
-            "b",
-            "INSERT INTO outbox (event_id, topic, key, type, payload)"
-            " SELECT gen_random_uuid(), 'x', '', 'x', '' FROM generate_series(1, 20)",
-        )
+        await both.sql("b", FILL)
         async with recording(both, backlog=10) as full:
             assert not await full.record_piece()
         cut_off = await settings(surroundings, both.urls | {"b": NOWHERE}, "a", roles="api")

@@ -61,6 +61,7 @@ class Importing:
         self._held = held
         self._backlog = backlog
         self._put_off: dict[str, datetime] = {}
+        self._held_up: dict[str, Shard] = {}  # an import, by the other shard whose outbox is full
         self._met_people: dict[str, bool] = {}  # on record, by the last piece: so the next piece looks for people first
         self._relayed = asyncio.Event()  # one for each word of the relay
 
@@ -101,7 +102,11 @@ class Importing:
         return True
 
     async def record_piece(self) -> bool:
-        """Record the next waiting piece; return False where others hold all of them, or the outbox is full."""
+        """Record the next waiting piece; return False where others hold all of them, or an outbox is full.
+
+        An import waits for a full outbox of another shard, and the next imports go on.
+        """
+        await self._look_at_the_full()
         async with self._piece() as (tx, piece):
             if piece is None or await outbox.backlog_of_events(tx) > self._backlog:
                 return False
@@ -118,6 +123,7 @@ class Importing:
                 elif (share := await self._share(shard, piece, reading, part, now)) is not None:
                     parts.append((part, share))
                 else:
+                    self._held_up[piece.file.import_id] = shard
                     return False
             verdicts = parts[0][1] if len(parts) == 1 else together(read, parts)
             counts: Counter[str] = Counter(verdict for verdict, _ in verdicts.values())
@@ -162,6 +168,18 @@ class Importing:
             await import_files.keep_share(tx, piece, zlib.compress(written(verdicts), 1))
         return verdicts
 
+    async def _look_at_the_full(self) -> None:
+        """Release the imports of a shard whose outbox is no longer full. Until then no piece of theirs is read."""
+        for shard in {shard.name: shard for shard in self._held_up.values()}.values():
+            try:
+                async with shard.database.begin() as tx:
+                    is_full = await outbox.backlog_of_events(tx) > self._backlog
+            except Exception as error:  # the recording of a piece fails too, and puts its import off
+                log.warning("a shard does not answer", extra={"shard": shard.name, "why": type(error).__name__})
+                is_full = False
+            if not is_full:
+                self._held_up = {each: of for each, of in self._held_up.items() if of is not shard}
+
     def _read(self, reading: Statements, piece: WaitingPiece, context: str) -> Said:
         """Return the statements of a piece; computation for a thread."""
         body = self._held.field_keys.unseal_bytes(piece.body, context)
@@ -175,7 +193,7 @@ class Importing:
             async with self._held.database.begin() as tx:
                 now = datetime.now(UTC)
                 self._put_off = {import_id: until for import_id, until in self._put_off.items() if now < until}
-                piece = await import_files.lock_waiting(tx, self._put_off)
+                piece = await import_files.lock_waiting(tx, {*self._put_off, *self._held_up})
                 yield tx, piece
         except Exception:
             if piece is not None:
