@@ -206,7 +206,7 @@ MUTANTS = (
     Mutant(
         "a divided database keeps the consents of everybody",
         "libs/common/src/common/division.py",
-        "            if others:\n",
+        "            if theirs:\n",
         "            if not people:\n",
         "tests/service/dispatch/test_shards.py -k is_divided",
     ),

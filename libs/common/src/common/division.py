@@ -24,6 +24,7 @@ from common.settings.shards import OF_OWNERS, PARTITIONS, DividedSettings
 log = logging.getLogger(__name__)
 
 AT_ONCE = 10_000  # rows
+PAGES = 1024  # 8 MB of a table
 ANSWERS_WITHIN_S = 2.0  # of another shard
 DIVIDED = {
     "the database is of one shard: ids would move to people of others": "SELECT 1 FROM shard WHERE"
@@ -33,6 +34,7 @@ LEFT = {
     "the outbox has rows: start the relay alone, and stop it once the outbox is empty": "SELECT 1 FROM outbox LIMIT 1"
 }
 SUBJECT_KEYED = [topic.name for topic in TOPICS if topic.keyed_by == "subject_id"]
+OF_PAGES = "SELECT subject_id, ctid::text FROM {table} WHERE ctid >= $1::text::tid AND ctid < $2::text::tid"
 LOCK = "SELECT pg_advisory_xact_lock(hashtext('placet.shard'))"
 
 
@@ -78,16 +80,6 @@ class Divided:
     def places(self) -> str:
         """Return what the shards share out, in a word."""
         return OF_OWNERS if self.owners else PARTITIONS
-
-    @property
-    def statements(self) -> dict[str, str]:
-        """Return the statement of each table with people, by the table."""
-        plain = {
-            table: f"WITH gone AS (DELETE FROM {table} WHERE subject_id = ANY($1::text[]) RETURNING 1)"
-            " SELECT count(*) FROM gone"
-            for table in self.of_people
-        }
-        return plain | dict(self.emptied)
 
 
 class NotYet(RuntimeError):
@@ -218,7 +210,9 @@ async def divide(database: Database, tables: Divided, own: Sequence[int], partit
         gone += await _delete(
             database, f"SELECT ctid FROM {table} WHERE partition <> ALL($1::smallint[]) LIMIT {AT_ONCE}", table, own
         )
-    for table, statement in tables.statements.items():
+    for table in tables.of_people:
+        gone += await _delete_by_pages(database, table, own, partitions)
+    for table, statement in tables.emptied.items():
         gone += await _delete_people(database, table, statement, own, partitions)
     if tables.owners:
         gone += await _delete_of_others(database, tables, own, partitions)
@@ -271,6 +265,36 @@ async def _delete(database: Database, rows: str, table: str, own: Sequence[int])
         gone += int(many)
         if many < AT_ONCE:
             return gone
+
+
+async def _delete_by_pages(database: Database, table: str, own: Collection[int], partitions: int) -> int:
+    """Delete other places' people in one pass over the table, whatever its indexes."""
+    async with database.begin() as tx:
+        [(pages,)] = await fetch_many(
+            tx, "SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::integer", table
+        )
+    gone = 0
+    for page in range(0, pages, PAGES):
+        async with database.begin() as tx:
+            await fetch_many(tx, "SELECT set_config('enable_seqscan', 'off', true)")  # whatever the table's statistics
+            rows = await fetch_many(
+                tx,
+                OF_PAGES.format(table=table),
+                f"({page},0)",
+                f"({page + PAGES},0)",
+            )
+            people = sorted({subject_id for subject_id, _ in rows})
+            of = partitions_of([subject_id.encode() for subject_id in people], partitions) if people else []
+            theirs = {subject_id for subject_id, partition in zip(people, of, strict=True) if partition not in own}
+            if theirs:
+                [(many,)] = await fetch_many(
+                    tx,
+                    f"WITH gone AS (DELETE FROM {table} WHERE ctid = ANY($1::text[]::tid[]) RETURNING 1)"
+                    " SELECT count(*) FROM gone",
+                    [place for subject_id, place in rows if subject_id in theirs],
+                )
+                gone += int(many)
+    return gone
 
 
 async def _delete_people(database: Database, table: str, statement: str, own: Collection[int], partitions: int) -> int:
