@@ -358,6 +358,27 @@ MUTANTS = (
         f"{REGISTRY_SHARDS} -k after_a_crash",
     ),
     Mutant(
+        "the files under way stay in every part of a divided ledger",
+        "services/consent-svc/src/consent/division.py",
+        '"import_file", "import_piece", ',
+        "",
+        f"{REGISTRY_SHARDS} -k each_table_goes",
+    ),
+    Mutant(
+        "a process starts with a database whose division is broken off",
+        "libs/common/src/common/division.py",
+        '    if held.division == "begun":\n',
+        '    if held.division == "broken":\n',
+        f"{REGISTRY_SHARDS} -k broken_off",
+    ),
+    Mutant(
+        "a part keeps the links of others' people",
+        "services/consent-svc/src/consent/division.py",
+        '        "preference_link",\n',
+        "",
+        f"{REGISTRY_SHARDS} -k broken_off",
+    ),
+    Mutant(
         "a full outbox of one shard stops the files of all",
         "services/consent-svc/src/consent/imports/worker.py",
         "{*self._put_off, *self._held_up}",

@@ -17,8 +17,8 @@ from common import division
 from common.contracts import SENDERS, STATES
 from common.contracts.consent import SLICE, SenderChanged, StatesSummed
 from common.contracts.rights import ErasureRequested
-from common.db.database import Database
-from common.db.shards import Shards
+from common.db.database import Database, fetch_many
+from common.db.shards import OtherShard, Shards
 from common.files import cutting
 from common.kafka.broker import partition_of
 from common.privacy import erasing
@@ -43,11 +43,11 @@ from tests.service.consent.test_endings import last
 from tests.service.consent.test_imports import AT, done, opened, part, suppressions, terms, verdicts
 from tests.service.consent.test_ledger_end import ERASED, OPEN, audited, end, say, seal, write
 from tests.service.inbound.published import published
-from tests.support.builders import number, subject, subject_keys
+from tests.support.builders import inner, number, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, running
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
-from tests.unit.consent.evidences import opt_in
+from tests.unit.consent.evidences import opt_in, stop
 
 PARTITIONS = {"a": "0-1", "b": "2"}
 HELD = {"a": (0, 1), "b": (2,)}
@@ -772,6 +772,110 @@ async def told(both: Divided, name: str) -> list[str]:
     """What `verify` prints of a database."""
     async with both.shards(name) as shards:
         return [line async for line, _ in verified(shards.own.database, subject_keys.inner, {})]
+
+
+BREAK_OFF = """
+CREATE FUNCTION breaks_off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken off'; END $$
+"""
+PRIVATE = (
+    "INSERT INTO double_opt_in SELECT $1, $2, 'sealed', 'acme', 'promotions', '36111', true, NULL, now(), now(), false,"
+    " false",
+    "INSERT INTO preference_link SELECT $1, $2, 'sealed', 'acme', NULL, now(), now()",
+)
+
+
+async def test_a_division_broken_off_at_any_table_goes_on_and_the_pins_of_before_hold(
+    surroundings: Surroundings,
+) -> None:
+    """No process starts meanwhile. With STOPs of every sender, stubs, erasures, questions, links and two seals."""
+    url = await surroundings.database("consent")
+    database = Database(url)
+    await write(database)
+    await end(database)
+    which = [*people("a", 4), *people("b", 4)]
+    async with database.begin() as tx:
+        for n in which:
+            said = [opt_in(evidence_id=f"late-{n}"), stop(evidence_id=f"stop-{n}", sender_id=None, purpose=None)]
+            for one in said:
+                await say(tx, subject(n), one, datetime.now(UTC))
+            for statement in PRIVATE:
+                await fetch_many(tx, statement, f"private-{n}", subject(n))
+        await seal(tx, datetime.now(UTC))
+        await division.claim(tx, range(3), [], 3)
+        whole = (await audited(tx))[1]
+        rows = await fetch_many(tx, "SELECT number, hash FROM seal ORDER BY number")
+        await fetch_many(tx, "DELETE FROM outbox")
+    pins: dict[int, str] = dict(map(tuple, rows))
+    await database.close()
+    of = {"a": url, "b": await surroundings.postgres.copy(url, f"b_{surroundings.unique}")}
+    both = Divided(surroundings, of, {}, {name: await settings(surroundings, of, name) for name in of})
+    for name in of:
+        database = Database(of[name], name="consent-divide")
+        await both.sql(name, BREAK_OFF)
+        for table in ("subject", "evidence", "consumer_offset"):
+            named = f"breaks_off BEFORE DELETE ON {table}"
+            await both.sql(name, f"CREATE TRIGGER {named} FOR EACH STATEMENT EXECUTE FUNCTION breaks_off()")
+            with pytest.raises(asyncpg.RaiseError, match="broken off"):
+                await division.divide(database, TABLES, HELD[name], 3)
+            with pytest.raises(OtherShard, match="run `divide` to its end"):
+                async with database.begin() as tx:
+                    await division.claim(tx, HELD[name], [], 3)
+            await both.sql(name, f"DROP TRIGGER breaks_off ON {table}")
+        await division.divide(database, TABLES, HELD[name], 3)
+        lines = [line async for line in verified(database, inner, pins)]
+        assert [line for line, problem in lines if problem] == []
+        assert f"{len(pins)} seals; 0 entries are not sealed yet" in [line for line, _ in lines]
+        forged = {**pins, min(pins): "0" * 64}
+        assert [line async for line, problem in verified(database, inner, forged) if problem]
+        await database.close()
+        assert {shard_of(who) for who in await people_held(both, name)} == {name}
+        for table in ("double_opt_in", "preference_link"):
+            held = {row[0] for row in await both.sql(name, f"SELECT subject_id FROM {table}")}
+            assert held == {subject(n) for n in which if shard_of(subject(n)) == name}
+    parts = [(await audit(both, name))[1] for name in HELD]
+    assert sum(each.entries for each in parts) == whole.entries
+    assert [each.entries + each.moved.leaves for each in parts] == [whole.entries] * 2
+
+
+STAY = {
+    "alembic_version": "of the schema",
+    "audit_line": "what callers did, of no one shard",
+    "consumer_offset": "cut by its partition",
+    "controller": "the registry",
+    "copy_part": "goes with its copy",
+    "dead_letter": "cut by its partition",
+    "double_opt_in_pace": "under keyed hashes, gone within a month",
+    "erasure_ack": "goes with its erasure",
+    "import_share": "verdicts by line, of nobody",
+    "keyed_request": "a key is known to each part until its term",
+    "moved_entry": "the places of others' entries",
+    "organisation": "the registry",
+    "outbox": "empty, or there is no division",
+    "outbox_log": "numbers by topic and partition",
+    "owned_name": "the registry",
+    "reopening_rule": "the registry",
+    "retention_recount": "a sender's, in each shard",
+    "retroactive_cursor": "ordinals, which stay",
+    "seal": "verified by each part",
+    "sender": "the registry",
+    "sender_version": "the registry",
+    "shard": "the division itself",
+    "subject_key": "fingerprints of the keys",
+}
+
+
+async def test_each_table_goes_by_the_person_or_with_the_first_shard_or_is_said_to_stay(
+    surroundings: Surroundings,
+) -> None:
+    """A file that stayed in a part without workers would keep its encrypted numbers for ever."""
+    connection = await asyncpg.connect(await surroundings.database("consent"))
+    try:
+        rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    finally:
+        await connection.close()
+    treated = {*TABLES.placed, *TABLES.of_people, *TABLES.emptied, *TABLES.of_all}
+    assert not treated & STAY.keys()
+    assert {row[0] for row in rows} == treated | STAY.keys()
 
 
 async def test_a_person_taken_away_after_a_division_shows_in_the_root(surroundings: Surroundings) -> None:
