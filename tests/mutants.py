@@ -71,6 +71,7 @@ PARTS_OF_SHARDS = "tests/service/rights/test_parts_of_shards.py"
 INBOUND_SHARDS = "tests/service/inbound/test_shards.py"
 CONSENT_SHARDS = "tests/service/consent/test_shards.py"
 CONSENT_CALLS = "services/consent-svc/src/consent/calls.py"
+REGISTRY_COPIES_APART = "tests/service/consent/test_shards_copies.py"
 REGISTRY_COPIES = "services/consent-svc/src/consent/senders/copying.py"
 REGISTRY_SHARDS = "tests/service/consent/test_shards_registry.py"
 KEYWORDS = "services/inbound-svc/src/inbound/keywords"
@@ -342,6 +343,13 @@ MUTANTS = (
         "            await copy_store.lock(first, alone=True)",
         "            await copy_store.lock(first)",
         f"{REGISTRY_SHARDS} -k mending_waits",
+    ),
+    Mutant(
+        "a reopening rule is copied before it is decided",
+        "services/consent-svc/src/consent/senders/reopening.py",
+        "    async with changing(held.shards, ()) as tx:\n        sender",
+        "    async with changing(held.shards, [sender_id]) as tx:\n        sender",
+        f"{REGISTRY_COPIES_APART} -k never_decided",
     ),
     Mutant(
         "a copied change of retention counts no consent again",

@@ -1,8 +1,9 @@
 """Keep the sender registry the same in every shard: the shard of partition 0 owns the registry, the others hold copies.
 
 A change is decided in the first shard, whose transaction holds the locks and the event. The copies commit before that
-transaction does: no event speaks of a STOP code, a purpose or a rule that a shard does not know. A copy ahead of a
-change that failed, and the copy of a shard that was restored, are mended from the first shard by a timer.
+transaction does: no event speaks of a STOP code or a purpose that a shard does not know. A new reopening rule loosens,
+so the copies follow its decision; the end of a rule waits for no shard that is away. A copy ahead of a change that
+failed, and the copy of a shard that was restored, are mended from the first shard by a timer.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from common.web.problems import DATABASE_DOWN, Unavailable
 from consent.ledger import term_store
 from consent.ledger.retention import Rule
 from consent.senders import copy_store, store
-from consent.senders.store import Sender
+from consent.senders.store import ReopeningRule, Sender
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +62,42 @@ async def changing(shards: Shards, sender_ids: Collection[str]) -> AsyncIterator
 async def _copy_ahead(shards: Shards, tx: AsyncConnection, sender_ids: Collection[str]) -> None:
     """Commit the copies once every shard has taken them."""
     async with AsyncExitStack() as opened:
-        for shard in shards.each:
-            if shard is not shards.first:
-                await copy(tx, await opened.enter_async_context(shard.database.begin()), sender_ids)
+        for shard in _others(shards):
+            await copy(tx, await opened.enter_async_context(shard.database.begin()), sender_ids)
+
+
+async def copy_behind(shards: Shards, sender_id: str) -> None:
+    """Copy what is decided in the first shard to each shard that answers. The timer of another shard does so later."""
+    for shard in _others(shards):
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN_S), shards.first.database.begin() as tx:
+                await copy_store.lock(tx)
+                await store.lock_sender(tx, sender_id)  # no change of the sender is ahead in the copy meanwhile
+                async with shard.database.begin() as own:
+                    await copy(tx, own, [sender_id])
+        except Exception as error:  # the decision stands
+            _waits(shard, error)
+
+
+async def end_ahead(shards: Shards, rule: ReopeningRule) -> None:
+    """End a rule, ended in the open transaction of the first shard, in each other shard that answers."""
+    assert rule.ended_at is not None, "just ended"
+    assert rule.ended_by is not None
+    assert rule.end_reason is not None
+    for shard in _others(shards):
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN_S), shard.database.begin() as own:
+                await store.end_rule(own, rule.sender_id, rule.rule_id, rule.ended_by, rule.end_reason, rule.ended_at)
+        except Exception as error:  # the people of the others wait for none
+            _waits(shard, error)
+
+
+def _others(shards: Shards) -> list[Shard]:
+    return [shard for shard in shards.each if shard is not shards.first]
+
+
+def _waits(shard: Shard, error: Exception) -> None:
+    log.warning("a rule waits for the timer of a shard", extra={"shard": shard.name, "why": type(error).__name__})
 
 
 async def copy(first: AsyncConnection, own: AsyncConnection, sender_ids: Collection[str] | None) -> int:

@@ -21,7 +21,7 @@ from common.web.problems import Forbidden, Invalid, NotFound, Reason
 from consent.bodies import Body
 from consent.senders import store
 from consent.senders.api import no_sender
-from consent.senders.copying import changing
+from consent.senders.copying import changing, copy_behind, end_ahead
 from consent.senders.store import ReopeningRule, Sender
 
 router = APIRouter(prefix="/v1/senders/{sender_id}/reopening-rules")
@@ -86,7 +86,7 @@ async def begin_rule(sender_id: Storable, body: RuleBody, response: Response, ca
     """
     await caller.may_use(sender_id)
     now = datetime.now(UTC)
-    async with changing(held.shards, [sender_id]) as tx:
+    async with changing(held.shards, ()) as tx:
         sender = await _locked(tx, caller, sender_id)
         if body.purpose not in {purpose.id for purpose in sender.purposes}:
             raise Invalid(
@@ -99,6 +99,7 @@ async def begin_rule(sender_id: Storable, body: RuleBody, response: Response, ca
             rule = await store.begin_rule(tx, rule_id, sender_id, body.purpose, caller.subject, body.reason, now)
         else:
             response.status_code = 200
+    await copy_behind(held.shards, sender_id)  # what loosens is decided first
     return _view(rule)
 
 
@@ -109,11 +110,12 @@ async def end_rule(sender_id: Storable, rule_id: Storable, body: EndBody, caller
     A consent that an opt-in has reopened under the rule stays open, and still names the rule.
     """
     await caller.may_use(sender_id)
-    async with changing(held.shards, [sender_id]) as tx:
+    async with changing(held.shards, ()) as tx:
         await _locked(tx, caller, sender_id)
         rule = await store.end_rule(tx, sender_id, rule_id, caller.subject, body.reason, datetime.now(UTC))
-    if rule is None:
-        raise NotFound("no such rule", reasons=[Reason("rule_id", "unknown_rule")])
+        if rule is None:
+            raise NotFound("no such rule", reasons=[Reason("rule_id", "unknown_rule")])
+        await end_ahead(held.shards, rule)
     return _view(rule)
 
 

@@ -1,0 +1,116 @@
+"""The registry of consent-svc in shards, where two databases do not commit, or are not restored, together."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from common.kafka.subscription import Received
+from consent.answers.answers import Answers
+from consent.inbound.messages import Intake
+from consent.service import build
+from tests.service.consent.test_consent_api import consent
+from tests.service.consent.test_consent_intake import mo
+from tests.service.consent.test_shards_registry import (
+    BREAK,
+    BROKEN,
+    NOWHERE,
+    RULES,
+    SENDER,
+    Divided,
+    divided,
+    people,
+    same,
+    settings,
+)
+from tests.support.builders import field_keys, number, subject_keys
+from tests.support.running import Surroundings, running
+from tests.unit.consent.evidences import NOW
+
+A, B = people("a", 1)[0], people("b", 1)[0]
+EARLIER, LATER = "2026-01-01T09:00:00Z", "2026-04-01T09:00:00Z"
+RULE = {"purpose": "promotions", "reason": "Signed forms"}
+WHY = {"reason": "No forms"}
+
+
+async def said_by(both: Divided, shard: str, *messages: Any) -> None:
+    """What arrives by SMS from people of a shard."""
+    async with both.shards(shard) as shards, shards.own.database.begin() as tx:
+        batch = [Received(m, m.subject_id, 0, n, NOW, None) for n, m in enumerate(messages)]
+        await Intake(field_keys, subject_keys, Answers(field_keys, per_day=50, fictional=True)).apply(tx, batch)
+
+
+async def stopped(both: Divided, *which: int) -> None:
+    """Registered, and people who consented and sent STOP."""
+    assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
+    for n in which:
+        assert await asserted(both, n, EARLIER)
+        await said_by(both, "a" if n == A else "b", mo(1, who=n, mo_id=f"s{n}", provider_message_id=f"s{n}"))
+        assert not await asserted(both, n, LATER)
+
+
+async def asserted(both: Divided, n: int, when: str) -> bool:
+    """Whether an asserted opt-in counts."""
+    answer = await both.clients["a"].post("/v1/consents", json=consent(number=number(n), occurred_at=when))
+    assert answer.status_code in (200, 201), answer.text
+    return bool(answer.json()["effective"])
+
+
+async def in_force(both: Divided) -> dict[str, int]:
+    return await both.counted("SELECT count(*) FROM reopening_rule WHERE ended_at IS NULL")
+
+
+@pytest.mark.parametrize("asked_at", ["a", "b"])
+async def test_a_rule_that_was_never_decided_reopens_nothing(surroundings: Surroundings, asked_at: str) -> None:
+    async with divided(surroundings, roles="api") as both:
+        await stopped(both, A, B)
+        for statement in BREAK:
+            await both.sql("a", statement)
+        assert (await both.clients[asked_at].post(RULES, json=RULE)).status_code == 500
+        assert await in_force(both) == {"a": 0, "b": 0}
+        for n in (A, B):
+            assert not await asserted(both, n, datetime.now(UTC).isoformat())
+        decisions = "SELECT count(*) FROM audit_line WHERE route LIKE '%reopening-rules'"
+        assert await both.counted(decisions) == {"a": 0, "b": 0}
+
+
+async def test_a_decided_rule_that_a_shard_could_not_copy_is_copied_by_its_timer(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        await stopped(both, A, B)
+        for statement in BREAK:
+            await both.sql("b", statement)
+        assert (await both.clients["b"].post(RULES, json=RULE)).status_code == 201
+        assert await in_force(both) == {"a": 1, "b": 0}
+        assert await asserted(both, A, datetime.now(UTC).isoformat())
+        assert not await asserted(both, B, datetime.now(UTC).isoformat()), "the safe side"
+        for table in BROKEN:
+            await both.sql("b", f"DROP TRIGGER breaks ON {table}")
+        await both.mend()
+        assert await asserted(both, B, datetime.now(UTC).isoformat())
+        await same(both)
+
+
+async def test_the_end_of_a_rule_waits_for_no_shard_and_is_in_each_that_answers(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        await stopped(both, B)
+        rule_id = (await both.clients["a"].post(RULES, json=RULE)).json()["rule_id"]
+        assert await in_force(both) == {"a": 1, "b": 1}
+        for statement in (
+            BREAK[0],
+            "CREATE CONSTRAINT TRIGGER breaks AFTER UPDATE ON reopening_rule DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION breaks()",
+        ):
+            await both.sql("a", statement)
+        assert (await both.clients["a"].post(f"{RULES}/{rule_id}/end", json=WHY)).status_code == 500
+        assert await in_force(both) == {"a": 1, "b": 0}, "what tightens is ahead"
+        await both.mend()
+        assert await in_force(both) == {"a": 1, "b": 1}
+        await both.sql("a", "DROP TRIGGER breaks ON reopening_rule")
+    cut_off = await settings(surroundings, both.urls | {"b": NOWHERE}, "a", roles="api")
+    async with running(build(cut_off)) as client:
+        ended = await client.post(f"{RULES}/{rule_id}/end", json=WHY)
+        assert ended.status_code == 200, ended.text
+    assert await in_force(both) == {"a": 0, "b": 1}
+    async with running(build(both.settings["b"])):
+        assert await in_force(both) == {"a": 0, "b": 0}, "before its api goes on"
+        await same(both)
