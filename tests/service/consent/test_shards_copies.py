@@ -1,8 +1,10 @@
 """The registry of consent-svc in shards, where two databases do not commit, or are not restored, together."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import pytest
 
 from common.kafka.subscription import Received
@@ -114,3 +116,18 @@ async def test_the_end_of_a_rule_waits_for_no_shard_and_is_in_each_that_answers(
     async with running(build(both.settings["b"])):
         assert await in_force(both) == {"a": 0, "b": 0}, "before its api goes on"
         await same(both)
+
+
+async def test_a_question_waits_a_moment_for_the_pace_in_the_first_shard(surroundings: Surroundings) -> None:
+    """Meanwhile it holds a connection of the person's shard, and the person's number."""
+    async with divided(surroundings, roles="api", page_url="https://p.example") as both:
+        await stopped(both)
+        form = consent(number=number(B), occurred_at=datetime.now(UTC).isoformat())
+        connection = await asyncpg.connect(both.urls["a"])
+        try:
+            async with connection.transaction(), asyncio.timeout(30):
+                await connection.execute("LOCK TABLE double_opt_in_pace")
+                assert (await both.clients["b"].post("/v1/double-opt-ins", json=form)).status_code == 503
+        finally:
+            await connection.close()
+        assert (await both.clients["b"].post("/v1/double-opt-ins", json=form)).status_code == 202

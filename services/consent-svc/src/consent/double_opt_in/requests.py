@@ -4,6 +4,7 @@ The ledger says whether a question is open; the row says until when, and to whic
 lock of the subject or, for a new subject, of the number's pace.
 """
 
+import asyncio
 import logging
 import math
 import secrets
@@ -47,6 +48,7 @@ LAPSE_EVERY_S = 5.0
 # between processes: a shorter wait comes from the clocks, not from the pace
 CLOCKS_DIFFER = timedelta(seconds=1)
 OF_NUMBER = "number/"
+PACES_WITHIN_S = 1.0  # of another shard; else 503
 AT_ONCE = 500
 SEEN = 10  # per subject to lock, because some are locked
 
@@ -152,7 +154,7 @@ async def ask(
     await _step(tx, theirs, full_at, now)
     if of_all is not None:  # behind the paces of the number: what these refuse counts for nobody
         others = {key: pace for key, pace in paces.items() if key not in theirs}
-        async with of_all.begin() as all_of:
+        async with asyncio.timeout(PACES_WITHIN_S), of_all.begin() as all_of:  # meanwhile a STOP waits for the number
             await _step(all_of, others, await _lock(all_of, others, now), now)
     subjects = await ledger_store.lock_subjects(tx, {}, [statement.subject_id])
     subject = subjects.get(statement.subject_id)
