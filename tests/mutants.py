@@ -345,11 +345,25 @@ MUTANTS = (
         f"{REGISTRY_SHARDS} -k mending_waits",
     ),
     Mutant(
+        "a restored first shard takes its senders from the others",
+        "services/consent-svc/src/consent/senders/copy_store.py",
+        'AHEAD_FOR = "10 minutes"',
+        'AHEAD_FOR = "10 years"',
+        f"{REGISTRY_COPIES_APART} -k has_lost",
+    ),
+    Mutant(
         "a reopening rule is copied before it is decided",
         "services/consent-svc/src/consent/senders/reopening.py",
         "    async with changing(held.shards, ()) as tx:\n        sender",
         "    async with changing(held.shards, [sender_id]) as tx:\n        sender",
         f"{REGISTRY_COPIES_APART} -k never_decided",
+    ),
+    Mutant(
+        "texts are read by a registry that was never compared",
+        REGISTRY_COPIES,
+        "            if not self.compared.once:\n",
+        "            if self.compared.once:\n",
+        f"{REGISTRY_COPIES_APART} -k first_comparison",
     ),
     Mutant(
         "a copied change of retention counts no consent again",

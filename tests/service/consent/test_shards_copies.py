@@ -7,9 +7,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from common.kafka.subscription import Received
+from common.kafka.subscription import Hold, Received
 from consent.answers.answers import Answers
 from consent.inbound.messages import Intake
+from consent.senders.copying import Mending
 from consent.service import build
 from tests.service.consent.test_consent_api import consent
 from tests.service.consent.test_consent_intake import mo
@@ -116,6 +117,74 @@ async def test_the_end_of_a_rule_waits_for_no_shard_and_is_in_each_that_answers(
     async with running(build(both.settings["b"])):
         assert await in_force(both) == {"a": 0, "b": 0}, "before its api goes on"
         await same(both)
+
+
+OTHER = SENDER | {"sender_id": "other", "oadc": "OTHER", "brand": "Other", "legal_name": "Other SAS"}
+LONG_AGO = (
+    "UPDATE organisation SET created_at = created_at - interval '1 day'",
+    "UPDATE controller SET created_at = created_at - interval '1 day'",
+    "UPDATE owned_name SET since = since - interval '1 day'",
+    "UPDATE sender SET created_at = created_at - interval '1 day', updated_at = updated_at - interval '1 day'",
+    "UPDATE sender_version SET in_force_from = in_force_from - interval '1 day'",
+    "UPDATE reopening_rule SET begun_at = begun_at - interval '1 day'",
+)
+
+
+async def test_senders_that_a_restored_first_shard_has_lost_stay_until_they_are_registered_again(
+    surroundings: Surroundings,
+) -> None:
+    async with divided(surroundings, roles="api") as both:
+        client = both.clients["b"]
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        changed = {name: value for name, value in SENDER.items() if name != "sender_id"}
+        for code in ("36222", "36111"):
+            assert (await client.put("/v1/senders/acme", json=changed | {"stop_code": code})).status_code == 200
+        assert (await client.post("/v1/senders", json=OTHER)).status_code == 201
+        assert (await client.post(RULES, json=RULE)).status_code == 201
+        for statement in LONG_AGO:
+            for name in both.urls:
+                await both.sql(name, statement)
+        held = await same(both)
+        for statement in (
+            "DELETE FROM sender WHERE sender_id = 'other'",
+            "DELETE FROM sender_version WHERE sender_id = 'other' OR version > 1",
+            "UPDATE sender SET version = 1, stop_code = '36111', stop_codes = '{36111}'",
+            "DELETE FROM reopening_rule",
+        ):
+            await both.sql("a", statement)
+        await both.mend()
+        left = await both.registry("b")
+        assert [left[table] for table in ("sender", "sender_version")] == [held["sender"], held["sender_version"]]
+        assert await in_force(both) == {"a": 0, "b": 0}, "nobody could end the rule at the first shard"
+    async with running(build(both.settings["b"])) as client:
+        [remark] = (await client.get("/readyz")).json()["remarks"]
+        assert "acme, other" in remark
+        assert (await client.put("/v1/senders/acme", json=changed | {"stop_code": "36333"})).status_code == 200
+        assert (await client.post("/v1/senders", json=OTHER)).status_code == 201
+        assert (await client.post(RULES, json=RULE)).status_code == 201
+        codes = "SELECT stop_codes FROM sender WHERE sender_id = 'acme'"
+        assert (await both.sql("b", codes))[0][0] == ["36111", "36222", "36333"]
+        assert await in_force(both) == {"a": 1, "b": 1}
+        await client.put("/v1/senders/acme", json=changed | {"stop_code": "36222"})
+        await both.mend()
+    async with running(build(both.settings["b"])) as client:
+        assert (await client.get("/readyz")).json()["remarks"] == []
+
+
+async def test_texts_wait_for_a_first_comparison_of_the_registry(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        await stopped(both)
+        async with both.shards("b") as shards, shards.own.database.begin() as tx:
+            intake = Intake(field_keys, subject_keys, Answers(field_keys, per_day=50, fictional=True))
+            mending = Mending(shards)
+            handle = mending.behind(intake.subscription()).handle
+            message = mo(1, who=B, mo_id="s", provider_message_id="s")
+            batch = [Received(message, message.subject_id, 2, 0, NOW, None)]
+            with pytest.raises(Hold):
+                await handle(tx, batch)
+            await mending.begin()
+            await handle(tx, batch)
+        assert await both.counted("SELECT count(*) FROM evidence") == {"a": 0, "b": 1}
 
 
 async def test_a_question_waits_a_moment_for_the_pace_in_the_first_shard(surroundings: Surroundings) -> None:

@@ -48,7 +48,7 @@ from consent.rights import copies, erasures, rectifications
 from consent.schema import metadata
 from consent.senders import api as registry
 from consent.senders import names, reopening
-from consent.senders.copying import Mending
+from consent.senders.copying import Compared, Mending
 from consent.senders.registry import StopPages
 from consent.senders.store import Taken
 
@@ -170,6 +170,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     """
     settings = settings or Settings()
     partitions = settings.own_partitions
+    compared = Compared()
     is_moving = len(settings.subject_keys.outer.keys) > 1
 
     async def read_up_to(session: AsyncConnection) -> datetime | None:
@@ -184,7 +185,10 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     async def admitted(held: Resources[Settings]) -> None:
         await division.admit(held.shards, settings, {"api", "worker"})
         if settings.roles & {"api", "worker"}:
-            await Mending(held.shards).begin()
+            await Mending(held.shards, compared).begin()
+
+    async def registry_is_whole(held: Resources[Settings]) -> str | None:
+        return compared.told()
 
     return Service(
         name="consent",
@@ -225,14 +229,16 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         ],
         background=lambda held: Background(
             subscriptions=[
-                Intake(
-                    held.field_keys,
-                    held.subject_keys,
-                    answers(settings, held.field_keys),
-                    links(held),
-                    settings.last_message_days,
-                    Elsewhere.of(held),
-                ).subscription(),
+                Mending(held.shards, compared).behind(
+                    Intake(
+                        held.field_keys,
+                        held.subject_keys,
+                        answers(settings, held.field_keys),
+                        links(held),
+                        settings.last_message_days,
+                        Elsewhere.of(held),
+                    ).subscription()
+                ),
                 receipts.Receipts(
                     held.field_keys, held.subject_keys, settings.last_message_days, Elsewhere.of(held)
                 ).subscription(),
@@ -249,7 +255,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 double_opt_ins.Lapsing(held.database, read_up_to, held.subject_keys.inner).worker(),
                 rectifications.Waiting(held.database).worker(),
                 *StopPages(held.shards, settings.page_url).workers(),
-                *Mending(held.shards).workers(),
+                *Mending(held.shards, compared).workers(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(
                     held.database,
@@ -267,6 +273,9 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             ],
         ),
         ceiling=ceiling,
+        # a process of the api stays ready: a STOP arrives there
+        checks=[] if "api" in settings.roles else [registry_is_whole],
+        remarks=[registry_is_whole] if "api" in settings.roles else [],
         body_limits={
             "/v1/consents/batch": BATCH_BYTES,
             "/v1/interactions": BATCH_BYTES,

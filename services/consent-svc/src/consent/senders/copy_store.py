@@ -1,8 +1,9 @@
 """Compare and copy the rows of the registry between two databases, by the content of each row."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import fetch_many
@@ -10,18 +11,22 @@ from consent.schema import metadata
 
 LOCK = "placet.registry"  # advisory, of the first shard: shared by changes, alone for a comparison
 AT_ONCE = 500  # rows
+AHEAD_FOR = "10 minutes"  # a row of a change that failed is younger; an older one was decided
 
 
 class _Table(NamedTuple):
     """A table of the registry. `key`: its columns. `of`: the column that says whose a row is.
 
-    `content`: SQL of what differs where the row differs.
+    `since`: SQL of when the row was written last. `content`: SQL of what differs where the row differs. `rank`: SQL of
+    a number that never falls in the first shard, unless that was restored.
     """
 
     name: str
     key: Sequence[str]
     of: Literal["organisation_id", "sender_id"]
+    since: str
     content: str = "to_jsonb(t)::text"
+    rank: str = "0"
 
     @property
     def columns(self) -> list[str]:
@@ -51,14 +56,34 @@ class _Table(NamedTuple):
 
 
 TABLES = (
-    _Table("organisation", ("organisation_id",), "organisation_id"),
-    _Table("controller", ("controller_id",), "organisation_id"),
-    _Table("owned_name", ("skeleton",), "organisation_id"),
-    _Table("sender", ("sender_id",), "sender_id"),
-    # a version never changes: the content, which is long, goes unread
-    _Table("sender_version", ("sender_id", "version"), "sender_id", "t.in_force_from::text"),
-    _Table("reopening_rule", ("rule_id",), "sender_id"),
+    _Table("organisation", ("organisation_id",), "organisation_id", "t.created_at"),
+    _Table("controller", ("controller_id",), "organisation_id", "t.created_at"),
+    _Table("owned_name", ("skeleton",), "organisation_id", "t.since"),
+    _Table("sender", ("sender_id",), "sender_id", "t.updated_at", rank="t.version"),
+    # a version never changes: the content, which is long, goes unread, and of two of a number the older one stands
+    _Table(
+        "sender_version",
+        ("sender_id", "version"),
+        "sender_id",
+        "t.in_force_from",
+        "t.in_force_from::text",
+        "-extract(epoch FROM t.in_force_from)",
+    ),
+    _Table(
+        "reopening_rule",
+        ("rule_id",),
+        "sender_id",
+        "coalesce(t.ended_at, t.begun_at)",
+        rank="(t.ended_at IS NOT NULL)::int",
+    ),
 )
+
+
+class Copied(NamedTuple):
+    """How many rows were copied, and the senders whose older rows the first shard lacks: it was restored."""
+
+    rows: int
+    ahead: frozenset[str]
 
 
 async def lock(tx: AsyncConnection, *, alone: bool = False) -> None:
@@ -83,8 +108,11 @@ async def sender_ids(tx: AsyncConnection) -> list[str]:
     return [sender_id for (sender_id,) in await fetch_many(tx, "SELECT sender_id FROM sender")]
 
 
-async def copy(first: AsyncConnection, own: AsyncConnection, whose: Collection[str] | None) -> int:
-    """Make the rows of these senders and of their organisations, or all rows, as `first`; return how many differed."""
+async def copy(first: AsyncConnection, own: AsyncConnection, whose: Collection[str] | None) -> Copied:
+    """Make the rows of these senders and of their organisations, or all rows, as `first`.
+
+    Rows that were decided stay where the first shard has lost them: a STOP on their code finds their sender.
+    """
     await _in_utc(first)
     await _in_utc(own)
     named: dict[str, list[str] | None] = {"sender_id": None, "organisation_id": None}
@@ -93,20 +121,68 @@ async def copy(first: AsyncConnection, own: AsyncConnection, whose: Collection[s
             first, "SELECT DISTINCT organisation_id FROM sender WHERE sender_id = ANY($1::text[])", [*whose]
         )
         named = {"sender_id": sorted(whose), "organisation_id": sorted(row[0] for row in of)}
-    return sum([await _copy(first, own, table, named[table.of]) for table in TABLES])
+    each = [await _copy(first, own, table, named[table.of]) for table in TABLES]
+    return Copied(sum(one.rows for one in each), frozenset().union(*(one.ahead for one in each)))
 
 
-async def _copy(first: AsyncConnection, own: AsyncConnection, table: _Table, whose: Sequence[str] | None) -> int:
+async def _copy(first: AsyncConnection, own: AsyncConnection, table: _Table, whose: Sequence[str] | None) -> Copied:
     wanted, held = await _contents(first, table, whose), await _contents(own, table, whose)
-    gone = sorted(key for key, content in held.items() if wanted.get(key) != content)
-    new = sorted(key for key, content in wanted.items() if held.get(key) != content)
+    differ = sorted(key for key, content in held.items() if wanted.get(key) != content)
+    kept = await _decided(first, own, table, differ)
+    gone = [key for key in differ if key not in kept]
+    new = sorted(key for key, content in wanted.items() if held.get(key) != content and key not in kept)
+    if table.name == "reopening_rule" and kept:
+        await fetch_many(own, _END_LOST, sorted(kept))
     among = f"{table.keyed} = ANY($1::text[]) AND {table.is_of('$2')}"
+    codes = list[Sequence[Any]]()
+    if table.name == "sender" and differ:
+        codes = [*await fetch_many(own, _CODES, differ), *await fetch_many(first, _CODES_OF_FIRST, sorted(kept))]
     for keys in _batches(gone):
         await fetch_many(own, f"DELETE FROM {table.name} AS t WHERE {among}", keys, whose)
     for keys in _batches(new):
         rows = await fetch_many(first, f"SELECT to_jsonb(t)::text FROM {table.name} AS t WHERE {among}", keys, whose)
         await fetch_many(own, table.insert, f"[{','.join(row for (row,) in rows)}]")
-    return len({*gone, *new})
+    ahead = {str(msgspec.json.decode(key)[0]) for key in kept} if table.name == "sender" else set[str]()
+    for sender_id, stop_codes, purpose_ids in codes:
+        more = await fetch_many(own, _KEEP_CODES, sender_id, stop_codes, purpose_ids)
+        ahead |= {str(each) for (each,) in more}
+    return Copied(len({*gone, *new}), frozenset(ahead))
+
+
+# by the versions, which stay: the row of a sender is new after a change
+_CODES = f"""
+SELECT sender_id, array_agg(DISTINCT content ->> 'stop_code'), array_agg(DISTINCT purpose ->> 'id')
+FROM sender_version, jsonb_array_elements(content -> 'purposes') AS purpose
+WHERE jsonb_build_array(sender_id)::text = ANY($1::text[]) AND in_force_from < now() - interval '{AHEAD_FOR}'
+GROUP BY sender_id
+"""
+_CODES_OF_FIRST = """
+SELECT sender_id, stop_codes, purpose_ids FROM sender WHERE jsonb_build_array(sender_id)::text = ANY($1::text[])
+"""
+_KEEP_CODES = """
+UPDATE sender
+SET stop_codes = ARRAY(SELECT DISTINCT unnest(stop_codes || $2::text[]) ORDER BY 1),
+    purpose_ids = ARRAY(SELECT DISTINCT unnest(purpose_ids || $3::text[]) ORDER BY 1)
+WHERE sender_id = $1 AND NOT (stop_codes @> $2::text[] AND purpose_ids @> $3::text[])
+RETURNING sender_id
+"""
+# of a rule that the first shard has lost, nobody could decide the end there
+_END_LOST = """
+UPDATE reopening_rule
+SET ended_at = now(), ended_by = 'placet', end_reason = 'the first shard was restored to before this rule'
+WHERE jsonb_build_array(rule_id)::text = ANY($1::text[]) AND ended_at IS NULL
+"""
+
+
+async def _decided(first: AsyncConnection, own: AsyncConnection, table: _Table, differ: Sequence[str]) -> set[str]:
+    """Return the rows that were decided before the first shard lost them, or what they say."""
+    if not differ:
+        return set()
+    query = f"SELECT {table.keyed}, ({table.rank})::float8 FROM {table.name} AS t WHERE {table.keyed} = ANY($1::text[])"
+    of_first = {str(key): rank for key, rank in await fetch_many(first, query, differ)}
+    older = f" AND {table.since} < now() - interval '{AHEAD_FOR}'"
+    of_own = await fetch_many(own, query + older, differ)
+    return {str(key) for key, rank in of_own if str(key) not in of_first or rank > of_first[str(key)]}
 
 
 def _batches(keys: Sequence[str]) -> Iterator[list[str]]:

@@ -10,17 +10,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.shards import Shard, Shards
 from common.db.timer import Timer, Worker
-from common.telemetry import counter
+from common.kafka.subscription import After, Hold, Received, Subscription
+from common.telemetry import counter, gauge
 from common.web.problems import DATABASE_DOWN, Unavailable
 from consent.ledger import term_store
 from consent.ledger.retention import Rule
 from consent.senders import copy_store, store
+from consent.senders.copy_store import Copied
 from consent.senders.store import ReopeningRule, Sender
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ BEGINS_WITHIN_S = 2.0
 RETRY_AFTER_S = 5
 
 MENDED = counter("sms_consent_registry_mended_rows_total", "Rows of a shard's copy of the registry put right.")
+AHEAD = gauge(
+    "sms_consent_registry_lost_rows", "Senders of a shard's copy that the first shard, once restored, has lost."
+)
 
 
 @asynccontextmanager
@@ -100,18 +105,18 @@ def _waits(shard: Shard, error: Exception) -> None:
     log.warning("a rule waits for the timer of a shard", extra={"shard": shard.name, "why": type(error).__name__})
 
 
-async def copy(first: AsyncConnection, own: AsyncConnection, sender_ids: Collection[str] | None) -> int:
-    """Make the rows of these senders, or every row, as the first shard has them; return how many rows differed.
+async def copy(first: AsyncConnection, own: AsyncConnection, sender_ids: Collection[str] | None) -> Copied:
+    """Make the rows of these senders, or every row, as the first shard has them.
 
     `first`: a transaction of the first shard. A consent under a changed retention rule is counted again.
     """
     known = sender_ids if sender_ids is not None else await copy_store.sender_ids(own)
     before = {each.sender_id: rules_of(each) for each in await store.senders_of(own, known)}
-    many = await copy_store.copy(first, own, sender_ids)
+    copied = await copy_store.copy(first, own, sender_ids)
     for each in await store.senders_of(own, before):
         if before[each.sender_id] != rules_of(each):
             await term_store.ask_recount(own, each.sender_id)
-    return many
+    return copied
 
 
 def rules_of(sender: Sender) -> dict[str, Rule]:
@@ -119,11 +124,39 @@ def rules_of(sender: Sender) -> dict[str, Rule]:
     return {purpose.id: Rule(purpose.retention_months, sender.renewal_days) for purpose in sender.purposes}
 
 
+@dataclass(slots=True)
+class Compared:
+    """The comparison of a shard's copy by a process. `ahead`: senders that the first shard has lost."""
+
+    once: bool = False
+    ahead: frozenset[str] = frozenset()
+
+    def told(self) -> str | None:
+        """Return what to do about lost senders, for /readyz."""
+        if not self.ahead:
+            return None
+        return (
+            f"the first shard has lost senders that this shard has: {', '.join(sorted(self.ahead))}. Register them"
+            " again with the same content (docs/runbook.md, A database was restored)"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Mending:
     """The timer of each shard with a copy."""
 
     shards: Shards
+    compared: Compared = field(default_factory=Compared)
+
+    def behind(self, subscription: Subscription) -> Subscription:
+        """Return a subscription that waits for a first comparison: a restored copy lacks the newest STOP codes."""
+
+        async def handle(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            if not self.compared.once:
+                raise Hold("the sender registry is not compared with the first shard's yet")
+            return await subscription.handle(tx, batch)
+
+        return subscription if self._own is self.shards.first else replace(subscription, handle=handle)
 
     def workers(self) -> list[Worker]:
         """Return the timer, in a shard with a copy."""
@@ -149,16 +182,29 @@ class Mending:
 
     async def look(self) -> bool:
         """Compare the copy with the first shard's rows, and copy what differs."""
-        if self._own is self.shards.first or await self._is_the_same():
+        if self._own is self.shards.first:
+            return False
+        if await self._is_the_same():
+            self._is_compared(frozenset())
             return False
         async with self.shards.first.database.begin() as first:
             await copy_store.lock(first, alone=True)  # a change under way is ahead in the copies
             async with self._own.database.begin() as own:
-                many = await copy(first, own, None)
-        MENDED.inc(many)
-        if many:
-            log.warning("the copy of the sender registry is mended", extra={"rows": many})
+                copied = await copy(first, own, None)
+        MENDED.inc(copied.rows)
+        if copied.rows:
+            log.warning("the copy of the sender registry is mended", extra={"rows": copied.rows})
+        self._is_compared(copied.ahead)
+        for sender_id in sorted(copied.ahead):
+            log.error(
+                "the first shard has lost a sender that this shard has: register it there again with the same content",
+                extra={"sender_id": sender_id},
+            )
         return False
+
+    def _is_compared(self, ahead: frozenset[str]) -> None:
+        self.compared.once, self.compared.ahead = True, ahead
+        AHEAD.set(len(ahead))
 
     async def _is_the_same(self) -> bool:
         async with self.shards.first.database.begin() as first, self._own.database.begin() as own:

@@ -99,7 +99,7 @@ async def begin_rule(sender_id: Storable, body: RuleBody, response: Response, ca
             rule = await store.begin_rule(tx, rule_id, sender_id, body.purpose, caller.subject, body.reason, now)
         else:
             response.status_code = 200
-    await copy_behind(held.shards, sender_id)  # what loosens is decided first
+    await copy_behind(held.shards, sender_id)  # a loosening is decided first
     return _view(rule)
 
 

@@ -114,7 +114,7 @@ Table(
     Column("ended_at", DateTime(timezone=True), nullable=True),
     Column("end_reason", Text, nullable=True),
     CheckConstraint("num_nulls(ended_by, ended_at, end_reason) IN (0, 3)", name="ended"),
-    Index("reopening_rule_position_ix", "sender_id", "position", unique=True),
+    Index("reopening_rule_position_ix", "sender_id", "position"),
     Index(
         "reopening_rule_in_force_ix",
         "sender_id",

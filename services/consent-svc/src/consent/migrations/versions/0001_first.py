@@ -974,7 +974,7 @@ CREATE INDEX rectification_subject_ix ON rectification (subject_id)
 CREATE UNIQUE INDEX reopening_rule_in_force_ix ON reopening_rule (sender_id, purpose) WHERE (ended_at IS NULL)
     """,
     """
-CREATE UNIQUE INDEX reopening_rule_position_ix ON reopening_rule (sender_id, "position")
+CREATE INDEX reopening_rule_position_ix ON reopening_rule (sender_id, "position")
     """,
     """
 CREATE INDEX retention_due_due_at_ix ON retention_due (due_at)
