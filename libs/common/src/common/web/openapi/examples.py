@@ -160,6 +160,7 @@ BY_NAME: Mapping[str, tuple[object, ...]] = {
     "series_id": (f"cmp-{ID}",),
     "service": ("dispatch",),
     "shape": ({"sender_id": "text of 11"},),
+    "shard": ("a",),
     "short_code": ("36180",),
     "signature": ("eyJhbGciOiJFZERTQSJ9..c2lnbmF0dXJl",),
     "source": ("shop",),
