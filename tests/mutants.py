@@ -541,13 +541,6 @@ MUTANTS = (
         f"{CONSENT_SHARDS} -k one_pace",
     ),
     Mutant(
-        "a shard's watermark waits for the texts of the others",
-        "services/consent-svc/src/consent/service.py",
-        "    partitions = settings.own_partitions\n",
-        "    partitions = range(settings.partitions)\n",
-        f"{CONSENT_SHARDS} -k own_partitions",
-    ),
-    Mutant(
         "a link is looked for in the shard of the process",
         "libs/common/src/common/db/everywhere.py",
         "    if not shards.divided:\n        return shards.own, await answer(shards.own)\n",
