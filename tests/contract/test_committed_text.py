@@ -1,4 +1,4 @@
-"""Nothing that is committed names a machine, a package index, or somebody's phone."""
+"""Nothing that is committed names a machine, a package index, or somebody's phone, or is a merge left half done."""
 
 import re
 import subprocess
@@ -13,6 +13,7 @@ MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home)/\w")
 PACKAGE_INDEX = re.compile(
     r"(?<!no-emit-)index[-_]url|pypi\.(?:org|[a-z]+)/|pythonhosted|/simple/?(?:\s|$)", re.IGNORECASE
 )
+UNMERGED = re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE)
 PHONE = re.compile(
     r"(?<![\w.+-])(?:\+|00)[1-9](?:[ .\-()]{0,2}\d){7,14}(?!\w)"  # international
     r"|(?<![\w.+-])0[1-9](?:[ .\-]?\d\d){4}(?![\w-])"  # French national
@@ -58,6 +59,10 @@ def _found(pattern: re.Pattern[str]) -> list[str]:
         for name, text in TEXTS.items()
         for match in pattern.finditer(text)
     ]
+
+
+def test_no_merge_is_left_half_done() -> None:
+    assert _found(UNMERGED) == []
 
 
 def test_there_is_something_to_look_at() -> None:
