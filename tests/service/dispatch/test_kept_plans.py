@@ -86,8 +86,11 @@ class Ledger:
     async def again(self, sql: asyncpg.Connection) -> None:
         for row in (self.due, self.code):
             await sql.execute(
-                "UPDATE message SET status = 'deferred', due_at = now(), reasons = '{}' WHERE message_id = $1",
+                "UPDATE message SET status = 'deferred', due_at = now(), reasons = '{}', number = $2, text = $3"
+                " WHERE message_id = $1",
                 row.message_id,
+                row.number,
+                row.text,
             )
         await sql.execute(
             "UPDATE message SET status = 'sending', unknown_since = NULL, decided_at = now() - interval '90 s'"
