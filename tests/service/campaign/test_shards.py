@@ -56,11 +56,12 @@ from tests.support.builders import (
 )
 from tests.support.erasures import acknowledgements
 from tests.support.eventually import eventually
-from tests.support.holdings import holdings, spellings
+from tests.support.holdings import spellings
 from tests.support.publish import publish
 from tests.support.reading import reading, requests_in
 from tests.support.receiver import receiving
 from tests.support.running import Surroundings, bearer, running
+from tests.support.shards import InShards, urls_of
 from tests.unit.campaign.test_visitors import OPENED, PHONE
 
 pytestmark = pytest.mark.any_broker
@@ -98,31 +99,15 @@ def with_both(n: int, version: int = 1) -> ConsentStateChanged:
 
 
 @dataclass
-class Divided:
+class Divided(InShards):
     """Two running shards. `clients`: of each, with the token of the organisation of the other: any process answers."""
-
-    surroundings: Surroundings
-    urls: dict[str, str]
-    clients: dict[str, httpx.AsyncClient]
-
-    async def sql(self, shard: str, query: str, *values: Any) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self.urls[shard])
-        try:
-            found: list[asyncpg.Record] = await connection.fetch(query, *values)
-            return found
-        finally:
-            await connection.close()
 
     async def each(self, query: str) -> dict[str, list[Any]]:
         """The first column of what each database has."""
         return {name: [row[0] for row in await self.sql(name, query)] for name in self.urls}
 
     async def held(self, shard: str, n: int) -> list[str]:
-        connection = await asyncpg.connect(self.urls[shard])
-        try:
-            return await holdings(connection, spellings(number(n)))
-        finally:
-            await connection.close()
+        return await self.holds(shard, spellings(number(n)))
 
     async def call(self, of: str, method: str, path: str, **request: Any) -> Any:
         """A call of the organisation of a shard to a process of the other."""
@@ -140,10 +125,6 @@ class Divided:
         return str(written["campaign_id"])
 
 
-async def urls(surroundings: Surroundings) -> dict[str, str]:
-    return {name: await surroundings.postgres.clone("campaign", f"{name}_{surroundings.unique}") for name in HELD}
-
-
 async def settings(surroundings: Surroundings, of: dict[str, str], shard: str, **more: Any) -> Settings:
     shards = {name: {"slots": HELD[name], "database_url": of[name]} for name in HELD}
     usual = {"hours": "demonstration", "webhooks_private": True, "shards": shards, "shard": shard}
@@ -153,7 +134,7 @@ async def settings(surroundings: Surroundings, of: dict[str, str], shard: str, *
 
 @asynccontextmanager
 async def divided(surroundings: Surroundings, of: dict[str, str] | None = None, **more: Any) -> AsyncIterator[Divided]:
-    of = of or await urls(surroundings)
+    of = of or await urls_of(surroundings, "campaign", HELD)
     async with AsyncExitStack() as stack:
         clients = {
             name: await stack.enter_async_context(running(build(await settings(surroundings, of, name, **more))))
@@ -528,7 +509,7 @@ async def test_a_database_is_divided_and_both_parts_go_on(surroundings: Surround
 
 async def test_every_page_of_the_states_is_divided(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(division, "AT_ONCE", 2)
-    url = (await urls(surroundings))["a"]
+    url = (await urls_of(surroundings, "campaign", HELD))["a"]
     database = Database(url, name="campaign-divide")
     of_b = {n: replace(with_both(n), consents=with_both(n).consents[1:]) for n in (3, 4, 5)}
     states = {n: Standing(consents=state.consents) for n, state in {1: opted_in(1), 2: with_both(2), **of_b}.items()}
@@ -552,7 +533,7 @@ async def test_every_page_of_the_states_is_divided(surroundings: Surroundings, m
 
 
 async def test_a_database_starts_with_the_slots_that_it_holds_and_with_no_others(surroundings: Surroundings) -> None:
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "campaign", HELD)
     for name in HELD:
         async with running(build(await settings(surroundings, of, name, roles="api"))):
             pass
@@ -596,7 +577,7 @@ async def test_the_audit_log_of_an_organisation_is_whole_whichever_process_is_as
 
 async def test_a_worker_that_knows_another_count_of_shards_does_not_start(surroundings: Surroundings) -> None:
     """Its answers would be of two shards, those of the others of three: erasures would wait for ever."""
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "campaign", HELD)
     for name in HELD:
         async with running(build(await settings(surroundings, of, name, roles="api"))):
             pass

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 
 from common.contracts import DISPATCH_MESSAGES, ERASURE_ACKS, INBOUND_MESSAGES, STATES
 from common.contracts.dispatch import MessageChanged, MessagesChanged
-from common.contracts.inbound import MessageReceived
+from common.contracts.inbound import Intent, MessageReceived
 from common.contracts.rights import ErasureAcknowledged
 from common.kafka.broker import partition_of
 from common.privacy import stop_link
@@ -25,10 +24,12 @@ from tests.support.builders import field_keys, link_keys, now, number, shown, su
 from tests.support.eventually import eventually
 from tests.support.publish import heartbeat, publish
 from tests.support.running import Surroundings, running
+from tests.support.shards import InShards, urls_of
 
 pytestmark = pytest.mark.any_broker
 
 PARTITIONS = {"a": "0-1", "b": "2"}
+LINKS: dict[stop_link.Kind, str] = {"stop link": stop_link.PATH, "preference link": stop_link.PREFERENCES_PATH}
 HELD = {"a": (0, 1), "b": (2,)}
 NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/consent"
 CALLED = "api,relay"
@@ -69,23 +70,8 @@ A, B = people("a", 1)[0], people("b", 1)[0]
 
 
 @dataclass
-class Divided:
+class Divided(InShards):
     """Two running shards. `clients`: of each."""
-
-    surroundings: Surroundings
-    urls: dict[str, str]
-    clients: dict[str, httpx.AsyncClient]
-
-    async def sql(self, shard: str, query: str, *values: Any) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self.urls[shard])
-        try:
-            found: list[asyncpg.Record] = await connection.fetch(query, *values)
-            return found
-        finally:
-            await connection.close()
-
-    async def counted(self, query: str) -> dict[str, int]:
-        return {name: (await self.sql(name, query))[0][0] for name in self.urls}
 
     async def said(self, kind: str = "opt_in") -> dict[str, list[str]]:
         """The people of the lines of a kind, in each ledger."""
@@ -115,10 +101,6 @@ def opt_out(of: int | str, **more: Any) -> dict[str, Any]:
     return {"sender_id": "acme", "number": told, "evidence": {"source": "call-centre"}, **more}
 
 
-async def urls(surroundings: Surroundings) -> dict[str, str]:
-    return {name: await surroundings.postgres.clone("consent", f"{name}_{surroundings.unique}") for name in PARTITIONS}
-
-
 async def settings(surroundings: Surroundings, of: dict[str, str], shard: str, **more: Any) -> Settings:
     shards = {name: {"partitions": PARTITIONS[name], "database_url": of[name]} for name in PARTITIONS}
     usual = {"page_url": "https://p.example", "roles": CALLED}
@@ -136,7 +118,7 @@ async def registered(clients: dict[str, httpx.AsyncClient], *senders: dict[str, 
 
 @asynccontextmanager
 async def divided(surroundings: Surroundings, **more: Any) -> AsyncIterator[Divided]:
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "consent", PARTITIONS)
     async with AsyncExitStack() as stack:
         each = {name: await settings(surroundings, of, name, **more) for name in PARTITIONS}
         clients = {name: await stack.enter_async_context(running(build(own))) for name, own in each.items()}
@@ -236,7 +218,7 @@ async def test_an_opt_out_of_two_people_is_refused_while_one_is_away_and_a_repea
     """Whichever of the two is away: the one that is there is stopped at once."""
     headers = {"Idempotency-Key": "k"}
     for first in PARTITIONS:
-        of = await urls(surroundings)
+        of = await urls_of(surroundings, "consent", PARTITIONS)
         written, *both_people = two_readings(first)
         both = Divided(surroundings, of, {})
         async with AsyncExitStack() as stack:
@@ -443,8 +425,8 @@ async def test_the_page_of_a_person_opens_at_every_process_and_stops_in_the_shar
             assert stopped.status_code in (200, 303), stopped.text
         assert await both.said("opt_out") == of_shards(subject(A), subject(B))
         for client, n in zip(both.clients.values(), (B, A), strict=True):
-            for kind, prefix in (("stop link", stop_link.PATH), ("preference link", stop_link.PREFERENCES_PATH)):
-                written = stop_link.token(link_keys, "acme", subject(n), now(), kind)  # type: ignore[arg-type]
+            for kind, prefix in LINKS.items():
+                written = stop_link.token(link_keys, "acme", subject(n), now(), kind)
                 assert (await client.get(f"{prefix}/acme/{written}")).status_code == 200
                 assert (await client.post(f"{prefix}/acme/{written}")).status_code in (200, 303)
             assert await both.sql(
@@ -492,7 +474,7 @@ async def test_a_question_is_put_and_answered_in_the_shard_of_the_person_and_a_c
         assert (await client.post("/v1/double-opt-ins", json=form(n))).status_code == 503, "the pace is away"
 
 
-def mo(n: int, intent: str = "stop", said_to_be: int | None = None) -> MessageReceived:
+def mo(n: int, intent: Intent = "stop", said_to_be: int | None = None) -> MessageReceived:
     """A text from a number; `said_to_be`: of whom the event says it is."""
     who = subject(n if said_to_be is None else said_to_be)
     return MessageReceived(
@@ -504,7 +486,7 @@ def mo(n: int, intent: str = "stop", said_to_be: int | None = None) -> MessageRe
         number=field_keys.seal(number(n), f"number:{who}"),
         short_code="36111",
         text="sealed",
-        intent=intent,  # type: ignore[arg-type]
+        intent=intent,
         rule="test",
         score=1.0,
         occurred_at=now(),

@@ -46,6 +46,7 @@ from tests.service.inbound.published import published
 from tests.support.builders import inner, number, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, running
+from tests.support.shards import InShards, urls_of
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 from tests.unit.consent.evidences import opt_in, stop
 
@@ -77,24 +78,10 @@ def people(shard: str, many: int = 3) -> list[int]:
 
 
 @dataclass
-class Divided:
+class Divided(InShards):
     """Two shards. `clients`: of each that runs."""
 
-    surroundings: Surroundings
-    urls: dict[str, str]
-    clients: dict[str, httpx.AsyncClient]
     settings: dict[str, Settings]
-
-    async def sql(self, shard: str, query: str, *values: Any) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self.urls[shard])
-        try:
-            found: list[asyncpg.Record] = await connection.fetch(query, *values)
-            return found
-        finally:
-            await connection.close()
-
-    async def counted(self, query: str) -> dict[str, int]:
-        return {name: (await self.sql(name, query))[0][0] for name in self.urls}
 
     async def registry(self, shard: str) -> dict[str, list[str]]:
         """Every row of the registry in a database, by table."""
@@ -120,10 +107,6 @@ class Divided:
             await Mending(shards).look()
 
 
-async def urls(surroundings: Surroundings) -> dict[str, str]:
-    return {name: await surroundings.postgres.clone("consent", f"{name}_{surroundings.unique}") for name in PARTITIONS}
-
-
 async def settings(
     surroundings: Surroundings, of: dict[str, str], shard: str, spans: dict[str, str] = PARTITIONS, **more: Any
 ) -> Settings:
@@ -134,7 +117,7 @@ async def settings(
 
 @asynccontextmanager
 async def divided(surroundings: Surroundings, **more: Any) -> AsyncIterator[Divided]:
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "consent", PARTITIONS)
     async with AsyncExitStack() as stack:
         each = {name: await settings(surroundings, of, name, **more) for name in PARTITIONS}
         clients = {name: await stack.enter_async_context(running(build(own))) for name, own in each.items()}

@@ -8,8 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-import httpx
 import pytest
 
 from common import division
@@ -51,6 +49,7 @@ from tests.support.operators.http import TOKEN, Operator, operator
 from tests.support.publish import heartbeat, publish
 from tests.support.reading import changes_in, reading
 from tests.support.running import Surroundings, running
+from tests.support.shards import InShards, urls_of
 
 PARTITIONS = {"a": "0-1", "b": "2"}
 HELD = {"a": (0, 1), "b": (2,)}
@@ -68,21 +67,10 @@ def people(shard: str, many: int = 3) -> list[int]:
 
 
 @dataclass
-class Divided:
+class Divided(InShards):
     """Two running shards. `clients`: of each."""
 
-    surroundings: Surroundings
-    urls: dict[str, str]
-    clients: dict[str, httpx.AsyncClient]
     op: Operator
-
-    async def sql(self, shard: str, query: str, *values: Any) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self.urls[shard])
-        try:
-            found: list[asyncpg.Record] = await connection.fetch(query, *values)
-            return found
-        finally:
-            await connection.close()
 
     async def statuses(self, shard: str) -> dict[str, str]:
         rows = await self.sql(shard, "SELECT message_id, status FROM message")
@@ -91,10 +79,6 @@ class Divided:
     async def settled(self, many: int) -> bool:
         both = {**await self.statuses("a"), **await self.statuses("b")}
         return len(both) == many and not {"pending", "sending", "deferred"} & set(both.values())
-
-
-async def urls(surroundings: Surroundings) -> dict[str, str]:
-    return {name: await surroundings.postgres.clone("dispatch", f"{name}_{surroundings.unique}") for name in PARTITIONS}
 
 
 async def settings(surroundings: Surroundings, of: dict[str, str], shard: str, **more: Any) -> Settings:
@@ -106,7 +90,7 @@ async def settings(surroundings: Surroundings, of: dict[str, str], shard: str, *
 
 @asynccontextmanager
 async def divided(surroundings: Surroundings, op: Operator, **more: Any) -> AsyncIterator[Divided]:
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "dispatch", PARTITIONS)
     async with AsyncExitStack() as stack:
         clients = {}
         for name in PARTITIONS:
@@ -250,7 +234,7 @@ async def known_senders(of: dict[str, str]) -> None:
 @pytest.fixture
 async def callers(surroundings: Surroundings) -> AsyncIterator[Divided]:
     """The api role of each shard alone, with the senders known: nothing decides."""
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "dispatch", PARTITIONS)
     await known_senders(of)
     async with AsyncExitStack() as stack:
         clients = {
@@ -327,7 +311,7 @@ async def test_a_repeat_that_completes_a_batch_charges_no_message_twice(
     """A message on record is its own answer: over a limit of one an hour it would be refused, though it was sent."""
     path = tmp_path / "limits.json"
     path.write_text(json.dumps({"version": "one", "default": {"places": ["*"], "per_number_hour": 1}}))
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "dispatch", PARTITIONS)
     await known_senders(of)
     persons = [*people("a", 1), *people("b", 1)]
     more: dict[str, Any] = {"roles": "api", "limits": str(path)}
@@ -405,7 +389,7 @@ async def test_lists_and_sums_of_each_shard_are_of_all_shards(callers: Divided) 
 async def test_a_database_starts_with_the_partitions_that_it_holds_and_with_no_others(
     surroundings: Surroundings,
 ) -> None:
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "dispatch", PARTITIONS)
     for name in PARTITIONS:
         async with running(build(await settings(surroundings, of, name, roles="api"))):
             pass
@@ -422,7 +406,7 @@ async def test_a_database_starts_with_the_partitions_that_it_holds_and_with_no_o
 @pytest.mark.brokerless
 async def test_an_empty_database_does_not_take_the_place_of_one_that_was_in_use(surroundings: Surroundings) -> None:
     """A mistyped url, or a shard under a new name: both databases would read the requests of the same people."""
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "dispatch", PARTITIONS)
     for name in PARTITIONS:
         async with running(build(await settings(surroundings, of, name, roles="api"))):
             pass

@@ -27,11 +27,12 @@ from tests.service.inbound.published import published, watermarks
 from tests.support.builders import erasure_requested, now, number, sender_changed, subject
 from tests.support.erasures import acknowledged
 from tests.support.eventually import eventually
-from tests.support.holdings import holdings, spellings
+from tests.support.holdings import spellings
 from tests.support.operators.lists import KEYS, Listed, Lists, serving
 from tests.support.publish import publish, publish_raw
 from tests.support.reading import reading
 from tests.support.running import Surroundings, running
+from tests.support.shards import InShards, urls_of
 
 pytestmark = pytest.mark.any_broker  # the way to the log is of test_webhooks.py
 
@@ -66,24 +67,10 @@ A, B = people("a", 1)[0], people("b", 1)[0]
 
 
 @dataclass
-class Divided:
+class Divided(InShards):
     """Two running shards. `clients`: of each."""
 
-    surroundings: Surroundings
-    urls: dict[str, str]
-    clients: dict[str, httpx.AsyncClient]
     settings: Settings  # of shard a
-
-    async def sql(self, shard: str, query: str, *values: Any) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self.urls[shard])
-        try:
-            found: list[asyncpg.Record] = await connection.fetch(query, *values)
-            return found
-        finally:
-            await connection.close()
-
-    async def counted(self, query: str) -> dict[str, int]:
-        return {name: (await self.sql(name, query))[0][0] for name in self.urls}
 
     async def items(self) -> dict[str, set[str]]:
         """The people of the MOs in each journal."""
@@ -97,11 +84,7 @@ class Divided:
             return not (await self.sql(shard, "SELECT count(*) FROM outbox"))[0][0]
 
         await eventually(nothing_waits)
-        connection = await asyncpg.connect(self.urls[shard])
-        try:
-            return await holdings(connection, [*spellings(number(n)), *words])
-        finally:
-            await connection.close()
+        return await self.holds(shard, [*spellings(number(n)), *words])
 
     async def messages(self) -> list[tuple[int, MessageReceived]]:
         """Each MO on the topic, with its partition."""
@@ -145,10 +128,6 @@ async def nonced(client: httpx.AsyncClient, nonce: str, n: int) -> httpx.Respons
     return await client.post("/v1/callbacks/standard/main/messages", content=raw, headers=headers)
 
 
-async def urls(surroundings: Surroundings) -> dict[str, str]:
-    return {name: await surroundings.postgres.clone("inbound", f"{name}_{surroundings.unique}") for name in PARTITIONS}
-
-
 async def settings(surroundings: Surroundings, of: dict[str, str], shard: str, **more: Any) -> Settings:
     shards = {name: {"partitions": PARTITIONS[name], "database_url": of[name]} for name in PARTITIONS}
     usual = {"provider_accounts": [SIMULATOR, INFOBIP, STANDARD], "publish_timeout_s": 60.0, "review_undo_s": 0}
@@ -158,7 +137,7 @@ async def settings(surroundings: Surroundings, of: dict[str, str], shard: str, *
 
 @asynccontextmanager
 async def divided(surroundings: Surroundings, **more: Any) -> AsyncIterator[Divided]:
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "inbound", PARTITIONS)
     async with AsyncExitStack() as stack:
         each = {name: await settings(surroundings, of, name, **more) for name in PARTITIONS}
         clients = {name: await stack.enter_async_context(running(build(own))) for name, own in each.items()}
@@ -211,7 +190,7 @@ async def test_a_dlr_is_kept_once_in_the_shard_that_publishes_it(surroundings: S
 async def test_while_a_shard_is_away_a_callback_is_refused_and_its_repeat_completes_it(
     surroundings: Surroundings,
 ) -> None:
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "inbound", PARTITIONS)
     body = several((A, "STOP"), (B, "STOP"))
     every = [*names("a", 1), *names("b", 1)]
     for name in PARTITIONS:
@@ -260,7 +239,7 @@ async def test_a_stop_comes_from_the_shard_of_the_person_and_a_watermark_from_th
     surroundings: Surroundings,
 ) -> None:
     """Of the other's rows a relay knows nothing: its watermark would say that an unpublished STOP was read."""
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "inbound", PARTITIONS)
     own = await settings(surroundings, of, "a", roles=CALLED)
     async with running(build(own)) as client:
         both = Divided(surroundings, of, {"a": client}, own)
@@ -348,7 +327,7 @@ async def test_a_merged_page_waits_for_a_review_that_is_being_written_in_a_shard
 
 
 async def test_a_review_is_decided_while_the_other_shard_is_away(surroundings: Surroundings) -> None:
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "inbound", PARTITIONS)
     own = await settings(surroundings, of, "a", roles=CALLED)
     async with running(build(own)) as client:
         assert (await text(client, A, DOUBT)).status_code == 200
@@ -493,7 +472,7 @@ async def test_a_database_is_divided_with_the_people_of_both_sides(surroundings:
 async def test_a_database_starts_with_the_partitions_that_it_holds_and_with_no_others(
     surroundings: Surroundings,
 ) -> None:
-    of = await urls(surroundings)
+    of = await urls_of(surroundings, "inbound", PARTITIONS)
     for name in PARTITIONS:
         async with running(build(await settings(surroundings, of, name, roles="api"))):
             pass
