@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from common.contracts.dispatch import MessageChanged, MessagesChanged
 from common.kafka import broker as kafka
-from dispatch.messages.events import accepted, all_accepted, all_changed, batches, changed
+from dispatch.messages.events import STATE, accepted, all_accepted, all_changed, batches, changed, states
 from dispatch.messages.row import MessageRow, Outcome
 from dispatch.messages.status import Status
 from tests.support.reading import changes_in
@@ -106,10 +106,16 @@ varied = st.sampled_from([(name, value) for name, values in VALUES.items() for v
 fields = st.lists(varied, max_size=2).map(dict)
 
 
+def _as_read(row: MessageRow) -> tuple[object, ...]:
+    """Return the row as a query of `STATE` does."""
+    *columns, reasons = (getattr(row, name) for name in STATE)
+    return (*columns, ",".join(reasons))
+
+
 @given(st.lists(fields, max_size=6), fields)
 def test_rows_in_a_batch_are_told_as_each_alone(some: list[dict[str, object]], base: dict[str, object]) -> None:
     rows = [replace(ROW, **(base | more)) for more in some]
-    assert all_changed(rows) == [changed(row) for row in rows]
+    assert all_changed(rows) == states(map(_as_read, rows)) == [changed(row) for row in rows]
 
 
 @given(st.lists(st.tuples(fields, fields), max_size=6), fields)
@@ -131,6 +137,6 @@ def test_a_column_that_differs_is_told_whichever_row_comes_first() -> None:
         for value in values:
             other = replace(ROW, **{name: value})
             for rows in ([ROW, other, ROW], [other, ROW, other]):
-                assert all_changed(rows) == [changed(row) for row in rows], name
+                assert all_changed(rows) == states(map(_as_read, rows)) == [changed(row) for row in rows], name
                 pairs = [(OUTCOME, row) for row in rows]
                 assert all_accepted(pairs) == [accepted(row, outcome) for outcome, row in pairs], name

@@ -2,10 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import datetime
 from functools import partial
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,7 +14,7 @@ from common.contracts.dispatch import MessageChanged, MessagesChanged
 from common.kafka import outbox, widening
 from common.kafka.broker import partitions_of
 from dispatch.messages.row import MessageRow, Outcome
-from dispatch.messages.status import CHARGED, TOLD, Status
+from dispatch.messages.status import CHARGED, TOLD
 
 MOST = 500  # changes of an event: a quarter of a Kafka record, or more where a gateway's ids are long
 
@@ -27,8 +26,45 @@ class Changed(NamedTuple):
     state: MessageChanged
 
 
+# the columns of a state: those of a message, and those that many messages have in common
+_OWN = ("message_id", "subject_id", "consent_version", "gateway_message_id", "receipt_at")
+STATE = (
+    *_OWN,
+    *("partition", "campaign_id", "sender_id", "category", "version", "status", "due_at", "policy_version", "as_of"),
+    *("decided_at", "gateway", "receipt", "code", "purpose", "handed_off_at", "segments", "cost", "number", "reasons"),
+)
+_state_of: Callable[[MessageRow], Sequence[Any]] = attrgetter(*STATE)
+
+
 def changed(row: MessageRow) -> Changed:
-    return _changed(row, row.version, row.status, row.reasons, row.due_at, row.gateway_message_id, row.handed_off_at)
+    return _changed(_state_of(row))
+
+
+def states(rows: Iterable[Sequence[Any]]) -> list[Changed]:
+    """Return the states of a query's rows of `STATE`, with reasons as "one,other".
+
+    What rows have in common is built once: half of the time, for the DLRs of a campaign.
+    """
+    changes: list[Changed] = []
+    alike: dict[Sequence[Any], Changed] = {}
+    for row in rows:
+        common = row[len(_OWN) :]
+        if (first := alike.get(common)) is None:
+            *columns, reasons = row
+            alike[common] = first = _changed((*columns, reasons.split(",") if reasons else ()))
+            changes.append(first)
+        else:
+            identity, subject_id, consent_version, gateway_message_id, receipt_at = row[: len(_OWN)]
+            told = replace(
+                first.state,
+                message_id=str(identity),
+                subject_id=subject_id,
+                consent_version=consent_version,
+                gateway_message_id=gateway_message_id,
+                receipt_at=receipt_at,
+            )
+            changes.append(Changed(first.partition, told))
+    return changes
 
 
 # what a change of a row's state tells besides the message, its person and the version of the consent
@@ -88,54 +124,48 @@ def all_accepted(stored: Iterable[tuple[Outcome, MessageRow]]) -> list[Changed]:
 
 def accepted(decision: MessageRow, outcome: Outcome) -> Changed:
     """Return the state of a message after `accept`, from the row after the decision."""
-    return _changed(
+    row = replace(
         decision,
-        decision.version + 1,
-        outcome.status,
-        outcome.reasons,
-        outcome.due_at,
-        outcome.gateway_message_id,
-        outcome.handed_off_at,
+        version=decision.version + 1,
+        status=outcome.status,
+        reasons=outcome.reasons,
+        due_at=outcome.due_at,
+        gateway_message_id=outcome.gateway_message_id,
+        handed_off_at=outcome.handed_off_at,
     )
+    return changed(row)
 
 
-def _changed(
-    row: MessageRow,
-    version: int,
-    status: Status,
-    reasons: tuple[str, ...],
-    due_at: datetime | None,
-    gateway_message_id: str | None,
-    handed_off_at: datetime | None,
-) -> Changed:
-    """Return the state of a message: of the row, but for what an outcome changes."""
-    charged = status in CHARGED
+def _changed(state: Sequence[Any]) -> Changed:
+    """Return the state of a message from its columns (`STATE`)."""
+    of = dict(zip(STATE, state, strict=True))
+    charged = of["status"] in CHARGED
     return Changed(
-        row.partition,
+        of["partition"],
         MessageChanged(
-            message_id=str(row.message_id),
-            campaign_id=row.campaign_id,
-            sender_id=row.sender_id,
-            subject_id=row.subject_id,
-            category=row.category,
-            version=version,
-            status=TOLD[status],
-            reasons=reasons,
-            until=due_at,
-            policy_version=row.policy_version,
-            consent_version=row.consent_version,
-            as_of=row.as_of,
-            decided_at=row.decided_at,
-            gateway=row.gateway,
-            gateway_message_id=gateway_message_id,
-            receipt=row.receipt,
-            code=row.code,
-            receipt_at=row.receipt_at,
-            purpose=row.purpose,
-            handed_off_at=handed_off_at,
-            number=row.number if row.receipt == "opted_out" else None,
-            segments=row.segments if charged else None,
-            cost=row.cost if charged else None,
+            message_id=str(of["message_id"]),
+            campaign_id=of["campaign_id"],
+            sender_id=of["sender_id"],
+            subject_id=of["subject_id"],
+            category=of["category"],
+            version=of["version"],
+            status=TOLD[of["status"]],
+            reasons=tuple(of["reasons"]),
+            until=of["due_at"],
+            policy_version=of["policy_version"],
+            consent_version=of["consent_version"],
+            as_of=of["as_of"],
+            decided_at=of["decided_at"],
+            gateway=of["gateway"],
+            gateway_message_id=of["gateway_message_id"],
+            receipt=of["receipt"],
+            code=of["code"],
+            receipt_at=of["receipt_at"],
+            purpose=of["purpose"],
+            handed_off_at=of["handed_off_at"],
+            number=of["number"] if of["receipt"] == "opted_out" else None,
+            segments=of["segments"] if charged else None,
+            cost=of["cost"] if charged else None,
         ),
     )
 

@@ -11,9 +11,8 @@ from common.contracts.campaign import MessageReworded
 from common.db.database import fetch_many
 from common.privacy.erasing import TO_ERASE, Whom, columns, counted, meant
 from dispatch.messages.by_day import of_people
-from dispatch.messages.events import Changed, changed
+from dispatch.messages.events import Changed, states
 from dispatch.messages.reasons import Reason
-from dispatch.messages.row import MessageRow
 from dispatch.messages.status import WAITING, Status
 from dispatch.messages.store import OF_A_CHANGE
 
@@ -72,7 +71,7 @@ async def deny_waiting(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> l
         *columns(asked).values(),
         Reason.ERASED.value,
     )
-    return [changed(MessageRow.read(row)) for row in rows]
+    return states(rows)
 
 
 async def empty_messages(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:

@@ -47,7 +47,7 @@ from common.telemetry import counter, tracing
 from dispatch.lane import Lane
 from dispatch.messages import copied
 from dispatch.messages.by_day import day_of, hashes_of, person_of
-from dispatch.messages.events import Changed, changed
+from dispatch.messages.events import STATE, Changed, states
 from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
 from dispatch.messages.shared_store import adds_shared
 from dispatch.messages.status import Status
@@ -187,7 +187,13 @@ DECIDED = _kinds_of(
     *("segments", "cost", "prices", "charged"),
 )
 
-OF_A_CHANGE = columns_of("m", {"text": "NULL", "facts": "NULL", "number": _NUMBER_OF_AN_OPT_OUT})
+# what `events.states` takes
+OF_A_CHANGE = ", ".join(
+    {"number": _NUMBER_OF_AN_OPT_OUT, "reasons": "array_to_string(m.reasons, ',')"}.get(name, f"m.{name}")
+    for name in STATE
+)
+
+_ON_RECORD = columns_of("m", {"text": "NULL", "facts": "NULL", "number": _NUMBER_OF_AN_OPT_OUT})
 
 _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]
 
@@ -267,7 +273,7 @@ async def update_decisions(
         [row.message_id for row in rows if row.number is None],
         *_before(rows, shared),
     )
-    return [changed(MessageRow.read(row)) for row in updated]
+    return states(updated)
 
 
 def _all_there(rows: Sequence[MessageRow], shared: Mapping[UUID, str]) -> None:
@@ -396,7 +402,7 @@ async def statuses(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUI
 async def on_record(tx: AsyncConnection, message_ids: Collection[UUID]) -> list[MessageRow]:
     """Return the messages among these that the ledger has, without text and decision record."""
     rows = await fetch_many(
-        tx, f"SELECT {OF_A_CHANGE} FROM message AS m WHERE message_id = ANY($1::uuid[])", list(message_ids)
+        tx, f"SELECT {_ON_RECORD} FROM message AS m WHERE message_id = ANY($1::uuid[])", list(message_ids)
     )
     return [MessageRow.read(row) for row in rows]
 
@@ -495,7 +501,7 @@ async def settle(tx: AsyncConnection, rows: Sequence[Outcome]) -> list[Changed]:
         f" RETURNING {OF_A_CHANGE}",
         *_columns(rows, SETTLED),
     )
-    return [changed(MessageRow.read(row)) for row in updated]
+    return states(updated)
 
 
 RECEIVED = _kinds_of("message_id", "receipt", "gateway", "gateway_message_id", "code", "receipt_at", "version")
@@ -517,7 +523,7 @@ async def put_receipts(tx: AsyncConnection, rows: Sequence[ReceiptChange]) -> li
         f" AND m.version = coalesce(v.version, m.version) RETURNING {OF_A_CHANGE}",
         *_columns(rows, RECEIVED),
     )
-    return [changed(MessageRow.read(row)) for row in updated]
+    return states(updated)
 
 
 def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: str = "") -> str:
