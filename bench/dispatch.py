@@ -84,7 +84,15 @@ _batch = msgspec.json.Decoder(_Batch)
 _KIND = MessagesChanged.type.encode()
 
 
-def _together(requests: Sequence[MessageRequested]) -> Iterator[MessagesRequested]:
+def by_partition(requests: Sequence[MessageRequested]) -> dict[int, list[MessageRequested]]:
+    """Return the requests of each partition."""
+    found: dict[int, list[MessageRequested]] = {}
+    for request in requests:
+        found.setdefault(kafka.partition_of(request.subject_id, PARTITIONS), []).append(request)
+    return found
+
+
+def together(requests: Sequence[MessageRequested]) -> Iterator[MessagesRequested]:
     """Yield the requests of a partition as campaign-svc writes them."""
     for at in range(0, len(requests), TOGETHER):
         first, some = requests[at], requests[at : at + TOGETHER]
@@ -199,14 +207,11 @@ class Bench:
         return made
 
     async def publish(self, topic: str, made: Sequence[MessageRequested]) -> None:
-        by_partition: dict[int, list[MessageRequested]] = {}
-        for request in made:
-            by_partition.setdefault(kafka.partition_of(request.subject_id, PARTITIONS), []).append(request)
         acks, now = [], datetime.now(UTC)
         headers = kafka.cloud_event_headers(MessagesRequested.type, uuid4(), "bench", now, None)
-        for where, requests in by_partition.items():
+        for where, requests in by_partition(made).items():
             batch = self.producer.create_batch()
-            for event in _together(requests):
+            for event in together(requests):
                 record = {"key": event.key.encode(), "value": kafka.encode(event), "timestamp": None}
                 if batch.append(**record, headers=headers) is None:
                     acks.append(await self.producer.send_batch(batch, topic, partition=where))
@@ -256,8 +261,8 @@ async def run(ground: Ground) -> None:
             await ground.compare(
                 f"{title}, {ground.asked.subjects:,} subjects held, {many:,} messages",
                 "messages",
-                ours=_side(bench, "dispatch-svc, one process", ours, CAMPAIGN_REQUESTS.name, many, agreed=agreed),
-                limit=_side(bench, "the bare loop", bench.bare, REQUESTS, many, agreed=agreed),
+                ours=side(bench, "dispatch-svc, one process", ours, CAMPAIGN_REQUESTS.name, many, agreed=agreed),
+                limit=side(bench, "the bare loop", bench.bare, REQUESTS, many, agreed=agreed),
                 wanted=SHARES.get(name),
                 at_least=RATES.get(name),
             )
@@ -267,7 +272,7 @@ async def run(ground: Ground) -> None:
         await ground.compare(
             f"Handed off, a request per message, {SINGLES_AT_ONCE} at once, {many:,} messages",
             "messages",
-            ours=_side(bench, "dispatch-svc, one process", ours, CAMPAIGN_REQUESTS.name, many, agreed=True),
+            ours=side(bench, "dispatch-svc, one process", ours, CAMPAIGN_REQUESTS.name, many, agreed=True),
             limit=Side("aiohttp alone", lambda: bench.client_alone(many), BENCH_GC, here=True),
             wanted=SHARES["singles"],
             at_least=RATES["singles"],
@@ -275,7 +280,7 @@ async def run(ground: Ground) -> None:
         await _all_settled(bench)
 
 
-def _side(bench: Bench, name: str, server: Server, topic: str, many: int, *, agreed: bool) -> Side:
+def side(bench: Bench, name: str, server: Server, topic: str, many: int, *, agreed: bool) -> Side:
     return Side(name, partial(bench.round, server, topic, many, agreed=agreed), GC)
 
 
@@ -380,7 +385,7 @@ async def hold(bench: Bench, first: int, last: int, *, bare: bool = True) -> Non
     dispatch = await asyncpg.connect(await bench.ground.database("dispatch"))
     await dispatch.copy_records_to_table(
         "subject",
-        records=((subject_id(_number(n)), 0, _consents(n), "[]", False) for n in range(first, last)),
+        records=((subject_id(_number(n)), 0, consents(n), "[]", False) for n in range(first, last)),
         columns=("subject_id", "version", "consents", "suppressions", "erased"),
     )
     of_bare = await asyncpg.connect(bench.bare_dsn)
@@ -394,7 +399,7 @@ async def hold(bench: Bench, first: int, last: int, *, bare: bool = True) -> Non
         await connection.close()
 
 
-def _consents(n: int) -> str:
+def consents(n: int) -> str:
     """Return the consents of a person, as stored: of each who has opted in, another."""
     if n % 2:
         return "[]"
