@@ -367,3 +367,48 @@ async def test_a_unit_of_work_that_cannot_begin_says_why_and_the_next_has_anothe
     finally:
         await sql.close()
         await database.close()
+
+
+async def test_a_unit_of_work_begun_between_the_servers_farewell_and_its_end_finds_the_database_away(
+    postgres: Postgres, unique: str
+) -> None:
+    """Then the driver has read why the server ends the connection, and refuses the next statement as its own error."""
+    at = make_url(await postgres.empty(f"database_{unique}"))
+    told = asyncio.Event()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while some := await reader.read(65_536):
+            writer.write(some)
+            await writer.drain()
+
+    async def between(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        """Forward both ways, and keep the end of the first connection from the client until its own."""
+        server, to_server = await asyncio.open_connection(at.host, at.port)
+        asking = asyncio.create_task(forward(client, to_server))
+        await forward(server, to_client)
+        if not told.is_set():
+            told.set()
+            await asking
+        to_server.close()
+        to_client.close()
+
+    relay = await asyncio.start_server(between, "127.0.0.1", 0)
+    port = relay.sockets[0].getsockname()[1]
+    database = Database(at.set(host="127.0.0.1", port=port).render_as_string(hide_password=False), pool_size=1)
+    sql = await asyncpg.connect(at.render_as_string(hide_password=False))
+    try:
+        async with database.begin() as tx:
+            [(backend,)] = await fetch_many(tx, "SELECT pg_backend_pid()")
+        async with database.begin() as tx:
+            await sql.execute("SELECT pg_terminate_backend($1, 10000)", backend)
+            await told.wait()
+            for _ in range(TURNS):
+                await asyncio.sleep(0)  # the driver reads
+            with pytest.raises(databases.AWAY):
+                await fetch_many(tx, "SELECT 1")
+        async with database.begin() as tx:
+            assert (await fetch_many(tx, "SELECT pg_backend_pid()"))[0][0] != backend
+    finally:
+        await sql.close()
+        await database.close()
+        relay.close()

@@ -397,7 +397,7 @@ async def _begun(tx: AsyncConnection, raw: Any) -> bool:
         await adapter._start_transaction()
     except BaseException as error:
         raw.terminate()  # cancelled half-way, the server may have begun: the pool drops a closed connection
-        if isinstance(error.__cause__, asyncpg.PostgresError | asyncpg.InterfaceError):
+        if isinstance(error.__cause__, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError):
             raise error.__cause__ from None
         raise
     return True
