@@ -11,8 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from campaign.senders import registry
 from common.sms.subject_id import digits_of
 from common.telemetry import JsonLines
+from dispatch.accepting import api as accepting
 from tests.service.firewall.operations import EXPRESSION, TABLE, Ask, Things
 from tests.service.rights.four import SERVICES, Four, four
 from tests.service.rights.markers import marked, openapi, records, topics_with
@@ -47,9 +49,11 @@ def writings(e164: str) -> list[str]:
 
 @pytest.mark.any_broker
 async def test_no_marker_of_any_route_is_anywhere_after_the_erasure(
-    surroundings: Surroundings, caplog: pytest.LogCaptureFixture
+    surroundings: Surroundings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
+    for module, name in ((accepting, "ARRIVES_WITHIN_S"), (registry, "ARRIVE_WITHIN_S")):
+        monkeypatch.setattr(module, name, 0.2)  # the number as a sender's or a template's name is a stranger's
     needles = writings(number(PERSON))
     async with four(surroundings) as told:
         things = await furnished(told)
