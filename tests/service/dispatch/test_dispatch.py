@@ -210,6 +210,7 @@ async def test_without_consent_after_a_stop_or_unreadable_nothing_is_sent(surrou
 
 
 @pytest.mark.any_broker
+@pytest.mark.usefixtures("strangers")
 async def test_a_stranger_s_message_and_sender_are_what_nobody_has(surroundings: Surroundings) -> None:
     """By an organisation's token, for all its senders or for one that it does not have."""
     scope = ALL_SCOPES.replace(" platform:admin", "")
@@ -1131,6 +1132,7 @@ BAD_INPUT: list[tuple[dict[str, Any], int, str, str | None]] = [
 
 
 @pytest.mark.any_broker
+@pytest.mark.usefixtures("strangers")
 async def test_bad_input_gets_a_clear_answer(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op, watermarks=False) as d:
         for body, status, field, reason in BAD_INPUT:

@@ -124,6 +124,7 @@ async def test_a_message_leaves_from_the_newest_approved_version_or_the_one_name
     assert said == "Maison Lune : colis 6A1, suivi https://lune.example/6A1. Reste 24,90 €."
 
 
+@pytest.mark.usefixtures("strangers")
 async def test_a_template_that_is_not_approved_sends_nothing(lanes: Lanes) -> None:
     retired = {**CODE, "template_id": "tpl-old"}
     assert await lanes.refused(retired, 409, "template-not-usable") == [("template_id", "template_retired")]
@@ -235,6 +236,7 @@ async def test_an_override_leaves_with_its_reason_on_record(lanes: Lanes) -> Non
     assert 'sms_dispatch_texts_total{kind="free_text",lane="service",result="overridden"}' in metrics
 
 
+@pytest.mark.usefixtures("strangers")
 async def test_what_a_stranger_has_is_what_nobody_has(lanes: Lanes) -> None:
     """Its senders, its templates, the audits of its texts, and the report of its messages."""
     database = Database(await lanes.surroundings.database("dispatch"), pool_size=1)
@@ -318,6 +320,7 @@ async def test_a_malformed_message_refuses_no_other_of_its_batch(lanes: Lanes) -
     assert Batch.model_json_schema()["properties"]["messages"]["items"] == {"$ref": "#/$defs/Send"}
 
 
+@pytest.mark.usefixtures("strangers")
 async def test_a_batch_sent_again_under_its_key_sends_nothing_twice(lanes: Lanes) -> None:
     key = {**bearer(), "Idempotency-Key": "batch-1"}
     refused = {**CODE, "template_id": "tpl-later"}

@@ -76,6 +76,7 @@ def ids(found: list[Any]) -> list[str]:
     return [each["message_id"] for each in found]
 
 
+@pytest.mark.usefixtures("strangers")
 async def test_a_sender_s_messages_are_listed_newest_first_and_narrowed_by_campaign_status_and_time(
     client: httpx.AsyncClient, surroundings: Surroundings
 ) -> None:
@@ -119,6 +120,7 @@ async def test_messages_requested_at_one_instant_are_listed_once_each(
     assert "message_sender_ix" in str(plan)
 
 
+@pytest.mark.usefixtures("strangers")
 async def test_a_person_s_messages_are_found_by_the_number_in_the_body(
     client: httpx.AsyncClient, surroundings: Surroundings
 ) -> None:

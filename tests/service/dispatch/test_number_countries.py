@@ -25,6 +25,7 @@ SPANISH = _mobile(phonenumbers.PhoneNumberFormat.E164)
 CODE = {"sender_id": CODES_SENDER, "to": AT_HOME, "category": "transactional", "text": "Code : 4821"}
 
 
+@pytest.mark.usefixtures("strangers")
 async def test_a_message_of_a_spanish_sender_is_to_the_spaniard_and_one_to_two_people_is_refused(
     surroundings: Surroundings,
 ) -> None:
