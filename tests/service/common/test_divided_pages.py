@@ -28,6 +28,7 @@ async def read(database: Database) -> int:
         return int(many)
 
 
+@pytest.mark.any_broker
 async def test_each_row_of_another_shards_people_goes_in_one_pass(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import NamedTuple
 
+import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,6 +28,7 @@ class Row(NamedTuple):
         return SINCE + timedelta(seconds=self.id)
 
 
+@pytest.mark.any_broker
 async def test_a_row_that_leaves_a_list_between_two_looks_does_not_end_the_list(surroundings: Surroundings) -> None:
     """The second look at a full page then finds a row more, which may be before one still being written."""
     urls = [await surroundings.postgres.clone("consent", f"{name}_{surroundings.unique}") for name in "ab"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from common.telemetry import masked, tracing
 from stack.processes import free_port
@@ -114,6 +115,7 @@ async def test_a_message_is_traced_from_the_request_to_its_dlr(surroundings: Sur
         draw("message", "A message: from the request to its DLR, in its own trace and in those that it links to", shown)
 
 
+@pytest.mark.any_broker
 async def test_a_process_sends_its_spans_to_the_collector_of_its_settings_before_it_ends(
     surroundings: Surroundings,
 ) -> None:

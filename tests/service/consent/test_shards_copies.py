@@ -32,6 +32,8 @@ from tests.unit.consent.evidences import NOW
 
 A, B = people("a", 1)[0], people("b", 1)[0]
 EARLIER, LATER = "2026-01-01T09:00:00Z", "2026-04-01T09:00:00Z"
+pytestmark = pytest.mark.any_broker  # rows of databases, and what is published of them by a relay
+
 RULE = {"purpose": "promotions", "reason": "Signed forms"}
 WHY = {"reason": "No forms"}
 

@@ -50,6 +50,8 @@ from tests.support.shards import InShards, urls_of
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 from tests.unit.consent.evidences import opt_in, stop
 
+pytestmark = pytest.mark.any_broker  # rows of databases, and what is published of them by a relay
+
 PARTITIONS = {"a": "0-1", "b": "2"}
 HELD = {"a": (0, 1), "b": (2,)}
 NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/consent"

@@ -87,6 +87,7 @@ async def people(surroundings: Surroundings) -> AsyncIterator[Crowd]:
         yield service
 
 
+@pytest.mark.any_broker
 async def test_callbacks_that_come_at_once_share_a_transaction_and_each_is_published(people: Crowd) -> None:
     answers = await asyncio.gather(*(people.text(n) for n in range(TOGETHER)))
 
@@ -99,6 +100,7 @@ async def test_callbacks_that_come_at_once_share_a_transaction_and_each_is_publi
     assert len(events) == TOGETHER, "two callbacks stand for one event"
 
 
+@pytest.mark.any_broker
 async def test_dlrs_that_come_at_once_share_a_callback_and_an_event_and_nothing_raw_is_kept(people: Crowd) -> None:
     answers = await asyncio.gather(*(people.receipt(n) for n in range(TOGETHER)))
     again = await asyncio.gather(*(people.receipt(n) for n in range(TOGETHER)))
@@ -115,6 +117,7 @@ async def test_dlrs_that_come_at_once_share_a_callback_and_an_event_and_nothing_
     assert {each["body"] for each in callbacks} == {None}
 
 
+@pytest.mark.any_broker
 async def test_a_dlr_shares_no_transaction_with_an_mo(people: Crowd) -> None:
     """A DLR that waits for a lock holds up no STOP, and bars the MOs from no shortcut."""
     numbers = range(TOGETHER)
@@ -127,6 +130,7 @@ async def test_a_dlr_shares_no_transaction_with_an_mo(people: Crowd) -> None:
     assert commits["messages"].isdisjoint(commits["receipts"])
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("commits", [True, False])
 async def test_many_dlrs_of_which_another_transaction_is_keeping_one_are_each_kept_once(
     surroundings: Surroundings, commits: bool
@@ -161,6 +165,7 @@ async def test_many_dlrs_of_which_another_transaction_is_keeping_one_are_each_ke
     assert kept == COPIED_MESSAGES
 
 
+@pytest.mark.any_broker
 async def test_one_that_cannot_be_kept_takes_no_other_with_it(people: Crowd) -> None:
     async with people.surroundings.sql("inbound") as connection:
         await connection.execute(
@@ -178,6 +183,7 @@ async def test_one_that_cannot_be_kept_takes_no_other_with_it(people: Crowd) -> 
     assert await people.events() == sorted(f"mo-{n}" for n in range(TOGETHER) if n not in (7, 8))
 
 
+@pytest.mark.any_broker
 async def test_one_that_waits_for_a_lock_does_not_hold_up_those_that_come_after_it(people: Crowd) -> None:
     async with people.surroundings.sql("inbound") as other:
         transaction = other.transaction()
@@ -222,6 +228,7 @@ async def test_each_callback_waits_for_its_own_event_which_goes_on_with_its_trac
     assert [json.loads(row["payload"])["provider_message_id"] for row in rows] == [row["name"] for row in rows]
 
 
+@pytest.mark.any_broker
 async def test_while_the_journal_is_locked_all_are_told_to_come_again_and_then_each_is_published_once(
     surroundings: Surroundings,
 ) -> None:
@@ -241,6 +248,7 @@ async def test_while_the_journal_is_locked_all_are_told_to_come_again_and_then_e
         assert await service.events() == sorted(f"mo-{n}" for n in range(TOGETHER))
 
 
+@pytest.mark.any_broker
 async def test_a_stop_looks_for_starts_of_its_person_alone_by_a_plan_of_an_empty_journal(
     surroundings: Surroundings,
 ) -> None:

@@ -127,6 +127,7 @@ async def test_a_stop_is_published_sealed_before_it_is_acknowledged(service: Inb
     assert event.received_at > sent_at
 
 
+@pytest.mark.any_broker
 async def test_what_a_stop_names_travels_sealed_and_a_stop_to_all_says_so(service: Inbound) -> None:
     await service.text("STOP pub de Maison Lune", id="mo-named")
     await service.text("Stop tout", id="mo-all")
@@ -328,6 +329,7 @@ async def test_a_body_without_a_length_is_cut_off_while_it_streams(service: Inbo
 # Once
 
 
+@pytest.mark.any_broker
 async def test_a_duplicate_is_acknowledged_and_published_once(service: Inbound) -> None:
     raw = mo("STOP")
 
@@ -347,6 +349,7 @@ async def test_duplicates_at_the_same_time_are_published_once(service: Inbound) 
     assert len(await service.messages()) == 1
 
 
+@pytest.mark.any_broker
 async def test_the_same_id_from_another_account_or_kind_is_another_thing(service: Inbound) -> None:
     assert (await service.text("STOP", id="SM00000000000000000000000000000001")).status_code == 200
     assert (await twilio(service, "messages", body("twilio/mo.form"))).status_code == 200
@@ -357,6 +360,7 @@ async def test_the_same_id_from_another_account_or_kind_is_another_thing(service
     assert {event.provider for event in await service.receipts()} == {"simulator", "twilio"}
 
 
+@pytest.mark.any_broker
 async def test_a_batch_of_receipts_is_published_once_per_message_and_state(service: Inbound) -> None:
     first = await service.post(RECEIPTS, receipts(("op-1", "sent"), ("op-2", "sent"), ("op-1", "sent")))
     second = await service.post(RECEIPTS, receipts(("op-2", "sent"), ("op-1", "delivered"), ("op-3", "opted_out")))
@@ -377,6 +381,7 @@ async def test_receipts_of_one_message_keep_the_operators_order(service: Inbound
     assert [event.state for event in await service.receipts()] == ["sent", "delivered"]
 
 
+@pytest.mark.any_broker
 async def test_overlapping_batches_at_the_same_time_are_published_once(service: Inbound) -> None:
     ids = [f"op-{n:02}" for n in range(100)]
     orders = (ids, ids[::-1], ids[50:] + ids[:50])
@@ -550,6 +555,7 @@ async def test_with_the_database_down_the_operator_is_told_to_come_again(surroun
     assert int(answer.headers["retry-after"]) > 0
 
 
+@pytest.mark.any_broker
 async def test_nothing_personal_is_logged_whatever_happens(service: Inbound, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="inbound")
 

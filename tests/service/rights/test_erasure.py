@@ -4,6 +4,8 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from common.contracts import ERASURES, STATES
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database
@@ -56,6 +58,7 @@ async def test_an_erasure_reaches_every_column_of_every_database_and_ends_in_a_c
         assert await chain_of(surroundings, 1) is None
 
 
+@pytest.mark.any_broker
 async def test_what_is_recorded_while_an_erasure_waits_for_the_person_is_erased_as_well(
     surroundings: Surroundings,
 ) -> None:
@@ -95,6 +98,7 @@ async def chain_of(surroundings: Surroundings, n: int) -> int | None:
         await database.close()
 
 
+@pytest.mark.any_broker
 async def test_the_person_may_ask_by_sms(surroundings: Surroundings) -> None:
     async with four(surroundings) as told, reading(surroundings, STATES) as states:
         await told.everywhere(1)
@@ -117,6 +121,7 @@ async def test_the_person_may_ask_by_sms(surroundings: Surroundings) -> None:
         assert (await told.call("GET", "consent", "/v1/erasures"))["items"] == []
 
 
+@pytest.mark.any_broker
 async def test_late_and_old_evidence_brings_nothing_back_and_new_evidence_does(surroundings: Surroundings) -> None:
     async with four(surroundings) as told:
         await told.everywhere(1)
@@ -155,6 +160,7 @@ async def test_late_and_old_evidence_brings_nothing_back_and_new_evidence_does(s
         assert (await told.held(1))["consent"] == []
 
 
+@pytest.mark.any_broker
 async def test_the_same_again_while_it_is_under_way_is_that_one(surroundings: Surroundings) -> None:
     async with four(surroundings, without=("campaign", "dispatch", "inbound")) as told:
         first = await told.erased(1)
@@ -168,6 +174,7 @@ async def test_the_same_again_while_it_is_under_way_is_that_one(surroundings: Su
         assert (other.status_code, other.json()["reasons"][0]["field"]) == (422, "Idempotency-Key")
 
 
+@pytest.mark.any_broker
 async def test_who_came_back_is_erased_again_under_a_key_that_was_forgotten(surroundings: Surroundings) -> None:
     async with four(surroundings, without=("campaign", "dispatch", "inbound")) as told:
         body = {"number": number(1), "evidence": {"source": "shop"}}
@@ -187,6 +194,7 @@ async def test_who_came_back_is_erased_again_under_a_key_that_was_forgotten(surr
         assert len(asked) == 2
 
 
+@pytest.mark.any_broker
 async def test_one_that_is_late_is_asked_for_again_and_completes(surroundings: Surroundings) -> None:
     """Campaign was down, and what it had read of the log was lost."""
     async with four(surroundings, erasure_late_after_s=0.5) as told, reading(surroundings, ERASURES) as read:
@@ -214,6 +222,7 @@ async def test_one_that_is_late_is_asked_for_again_and_completes(surroundings: S
         assert 'sms_consent_late_erasures_total{service="campaign"}' in metrics
 
 
+@pytest.mark.any_broker
 async def test_who_may_and_what_is_wrong_with_a_request(surroundings: Surroundings) -> None:
     async with four(surroundings, without=("campaign", "dispatch", "inbound")) as told:
         client = told.clients["consent"]

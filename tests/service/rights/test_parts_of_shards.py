@@ -14,6 +14,8 @@ from tests.support.eventually import eventually
 from tests.support.publish import all_read, publish
 from tests.support.running import Surroundings
 
+pytestmark = pytest.mark.any_broker  # rows of databases, and what is published of them by a relay
+
 ALONE = ("campaign", "dispatch", "inbound")
 AT = now()
 
