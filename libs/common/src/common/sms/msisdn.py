@@ -419,6 +419,8 @@ def _fold(raw: str, countries: Sequence[str]) -> tuple[bool, str]:
     """
     if len(raw) > MAX_RAW_CHARS:
         raise NumberRefused(NumberProblem.NOT_A_NUMBER)
+    if raw[:1] == "+" and raw.isascii() and raw[1:].isdigit() and (digits := raw[1:].removeprefix("00")):
+        return True, digits  # as operators write
     text = raw if raw.isascii() else _ascii(raw)
     text = _SCHEME.sub("", text.strip(_QUOTES), count=1).strip(_QUOTES)
     if not text:

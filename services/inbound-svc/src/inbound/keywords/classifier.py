@@ -12,6 +12,7 @@ Precedence: an opt-out in any clause; a possible opt-out; the other requests. A 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 from common.contracts.inbound import Concern, Intent
@@ -146,19 +147,22 @@ def _with_quotation(whole: Normal, known: Words, found: Finding) -> Finding:
 
 def _decide(plain: Normal, known: Words) -> Finding:
     exact = [without_courtesy(clause, known) for clause in plain.clauses]
-    content = [[w for w in clause if w not in known.ignored and not short_code(w)] for clause in exact]
+    ignored = known.ignored
+    content = [[w for w in clause if w not in ignored and not (len(w) == 5 and short_code(w))] for clause in exact]
     hits = [hits_of(clause, without, known) for clause, without in zip(plain.clauses, exact, strict=True)]
     told = zip(plain.clauses, hits, plain.marks, strict=True)
     said = [Said(clause, found, mark, _kinds(clause, found, known)) for clause, found, mark in told]
-    for found in hits:
-        for clause, place, phrase in found:
+    for each in said:
+        for clause, place, phrase in each.hits if each.has("erase_phrases") else ():
             if phrase.kind == "erase_phrases" and not _negated(clause, place, phrase, known):
                 return Finding("stop", f"{phrase.file}:erase_phrases", PHRASE, _named(exact, known))
-    erased = [grammar.erasure(each, known) for each in said]
+    all_words = {word for clause in plain.clauses for word in clause}
+    erased = []
+    if not known.erasers.isdisjoint(all_words):
+        erased = [grammar.erasure(each, known) for each in said]
     if "certain" in erased:
         return Finding("stop", "speech-1:erase_together", PHRASE, _named(exact, known))
-    all_words = {word for clause in plain.clauses for word in clause}
-    praised = any(word in known.praise for clause in exact for word in clause)
+    praised = not known.praise.isdisjoint(chain.from_iterable(exact))
     doubt = None
     for i, clause in enumerate(plain.clauses):
         opt_out = _opt_out(clause, exact[i], content[i], hits[i], known, plain.question, praised)
@@ -196,8 +200,10 @@ def _decide(plain: Normal, known: Words) -> Finding:
 def _kinds(clause: Clause, found: Sequence[Hit], known: Words) -> set[str]:
     """Return the kinds of the clause's phrases and words, asked for once a clause."""
     kinds = {phrase.kind for *_, phrase in found}
-    groups = (("traffic", known.traffic), ("urges", known.urges), ("refusing", known.negations_after))
-    return kinds.union(name for name, group in groups if not group.isdisjoint(clause))
+    for name, group in (("traffic", known.traffic), ("urges", known.urges), ("refusing", known.negations_after)):
+        if not group.isdisjoint(clause):
+            kinds.add(name)
+    return kinds
 
 
 def _turned(found: Finding, said: Sequence[Said], place: int, known: Words) -> Finding | None:
@@ -258,12 +264,13 @@ def _opt_out(
             return Finding("stop", f"{file}:stop_whole", PHRASE)
         if len(bare) == 1 and not question and (file := known.stop_alone.get(bare[0])):
             return Finding("stop", f"{file}:stop_alone", PHRASE)
-    if len(exact) > 1 and (file := known.stop_first.get("".join(exact)) or known.stop_alone.get("".join(exact))):
+    joined = "".join(exact) if len(exact) > 1 else ""
+    if file := known.stop_first.get(joined) or known.stop_alone.get(joined):
         return Finding("stop", f"{file}:stop_joined", PHRASE)
     for place, word in enumerate(clause):
-        file = _stem(word, known)
         if (
-            file
+            word.startswith(known.stem_prefixes)
+            and (file := _stem(word, known))
             and known.done.isdisjoint(clause[max(0, place - 2) : place])
             and _no_negation(clause, place, 1, file, known)
         ):
@@ -362,12 +369,13 @@ def _doubt(plain: Normal, exact: list[Clause], heard: Sequence[Said], known: Wor
         return Finding("review", f"{file}:review_alone", DOUBT)
     bought = grammar.of_a_purchase(heard)
     told = {word for each in heard for word in each.clause}
+    doubted = not known.doubted.isdisjoint(told) or _has_part(" ".join(told), known)
     for place, each in enumerate(heard):
         if grammar.about_life(each, known):
             continue
         clause, found = each.clause, each.hits
         shop = grammar.of_a_shop(each)
-        for at, word in enumerate(clause):
+        for at, word in enumerate(clause) if doubted else ():
             if _mentions_stop(word, known):
                 if grammar.mistaken(heard, place):
                     return Finding("review", "speech-1:regret", DOUBT, concern="return")
@@ -401,7 +409,7 @@ def _sounded(said: Sequence[Said], content: Sequence[Clause], known: Words) -> F
     doubt = None
     bought = grammar.of_a_purchase(said)
     for place, each in enumerate(said):
-        if grammar.about_life(each, known) or all(word in known.known for word in each.clause):
+        if grammar.about_life(each, known) or known.known.issuperset(each.clause):
             continue
         heard = tuple(map(sound, each.clause))
         for start, word in enumerate(heard):
@@ -517,12 +525,11 @@ def _no_negation(clause: Clause, place: int, length: int, file: str, known: Word
 
 def _glued(word: str, known: Words) -> str | None:
     """Return the file of a glued opt-out word: "stoppub", "stopsms"."""
-    for root in known.stop_roots:
-        if word.startswith(root):
-            for stop, file in known.stop_first.items():
-                tail = word[len(stop) :]
-                if word.startswith(stop) and len(tail) > 1 and tail in known.noise:
-                    return file
+    if word.startswith(known.stop_roots):
+        for stop, file in known.stop_first.items():
+            tail = word[len(stop) :]
+            if word.startswith(stop) and len(tail) > 1 and tail in known.noise:
+                return file
     return None
 
 
@@ -530,6 +537,11 @@ def _stem(word: str, known: Words) -> str | None:
     if not word.startswith(known.stem_prefixes):
         return None
     return next(file for stem, file in known.stems.items() if word.startswith(stem))
+
+
+def _has_part(said: str, known: Words) -> bool:
+    """Return whether a part of an opt-out word stands in a text: without, no word of the text mentions a stop."""
+    return any(map(said.__contains__, known.stop_parts))
 
 
 def _mentions_stop(word: str, known: Words) -> bool:

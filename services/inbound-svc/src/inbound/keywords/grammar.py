@@ -28,6 +28,7 @@ RIGHTS: tuple[tuple[str, Concern], ...] = (
     ("wrong_number_phrases", "wrong_number"),
     ("return_phrases", "return"),
 )
+OF_RIGHTS = frozenset([kind for kind, _ in RIGHTS])
 REACH = 8  # words from "stop" to the brands it names
 VOCATIVE_WORDS = 3  # "coucou maman,"
 THING_REACH = 4  # words from a phrase to its thing
@@ -168,8 +169,8 @@ def of_things(said: Said, place: int, phrase: Phrase) -> bool:
 
 def of_a_purchase(said: Sequence[Said]) -> bool:
     """Return whether the text speaks of a shop or everyday things, and nowhere of messages: a customer's."""
-    told = any(each.has("everyday") or each.has("occasions") for each in said)
-    return told and not any(each.has("traffic") for each in said)
+    kinds = set[str]().union(*[each.kinds for each in said])
+    return ("everyday" in kinds or "occasions" in kinds) and "traffic" not in kinds
 
 
 def everyone(clause: Clause, known: Words) -> str | None:
@@ -199,9 +200,12 @@ def erasure(said: Said, known: Words) -> Literal["certain", "perhaps"] | None:
 
 def right(said: Sequence[Said]) -> tuple[str, Concern] | None:
     """Return the right that the text asks for, with the file of its phrase."""
+    asking = [each for each in said if not OF_RIGHTS.isdisjoint(each.kinds)]
+    if not asking:
+        return None
     bought = of_a_purchase(said)
     for kind, concern in RIGHTS:
-        for each in said:
+        for each in asking:
             for *_, phrase in each.hits:
                 if phrase.kind == kind and not (concern == "return" and bought):
                     return phrase.file, concern

@@ -38,7 +38,7 @@ def load(name: str = "likeness-1") -> Weights:
 
 def holds(plain: Normal, known: Words) -> bool:
     """Return whether the text is so like a wish to stop that a reviewer has to read it. A single word is the lists'."""
-    if sum(not word.isdigit() for clause in plain.clauses for word in clause) < LEAST_WORDS:
+    if sum([not word.isdigit() for clause in plain.clauses for word in clause]) < LEAST_WORDS:
         return False
     learned = load()
     return score(frozenset(features(plain, known)), learned.weights, learned.bias) > learned.hold_above
@@ -46,7 +46,7 @@ def holds(plain: Normal, known: Words) -> bool:
 
 def score(found: frozenset[str], weights: Mapping[str, float], bias: float) -> float:
     """Return the likeness: the sum of the weights, for a text of any length."""
-    return bias + sum(weights.get(each, 0.0) for each in found) / math.sqrt(len(found) + 1)
+    return bias + sum([weights[each] for each in found if each in weights]) / math.sqrt(len(found) + 1)
 
 
 def features(plain: Normal, known: Words) -> Iterator[str]:

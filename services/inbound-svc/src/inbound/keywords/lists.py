@@ -199,6 +199,8 @@ class Words:
     stop_last: dict[str, str]
     stop_mentions: frozenset[str]  # an opt-out may be meant, wherever the word stands
     stop_roots: tuple[str, ...]
+    stop_parts: tuple[str, ...]  # one of them stands in each word that is like an opt-out
+    doubted: frozenset[str]  # in a clause with none of them, and with no part of an opt-out, no word is in doubt
     stems: dict[str, str]
     stem_prefixes: tuple[str, ...]
     near: dict[str, str]
@@ -283,6 +285,7 @@ def words(language: str | None = None, country: str | None = None) -> Words:
     at_home = _by_word(home, "stop_at_home")
     first, alone = _by_word(files, "stop_first"), _by_word(files, "stop_alone")
     start = _by_word(home, "start")
+    roots = tuple(sorted(word for word in first if not any(o in word for o in first if o != word)))
     return Words(
         phrases=_by_first_words(phrases),
         together=_together(files, "stop_together"),
@@ -292,7 +295,11 @@ def words(language: str | None = None, country: str | None = None) -> Words:
         stop_whole={tuple(phrase.split()): file for phrase, file in _by_word(files, "stop_whole").items()},
         stop_last=_by_word(files, "stop_last"),
         stop_mentions=frozenset(alone),
-        stop_roots=tuple(sorted(word for word in first if not any(o in word for o in first if o != word))),
+        stop_roots=roots,
+        stop_parts=(*roots, *stems),
+        doubted=frozenset(alone).union(
+            *[_rule(f, kind).words for f in files for kind in ("review_verbs", "review_things")]
+        ),
         stems=stems,
         stem_prefixes=tuple(stems),
         near={slip: f.id for f in reversed(files) for word in f.near_stop.words for slip in slips(word)},

@@ -16,6 +16,8 @@ def together(clause: Clause, known: Words) -> str | None:
 
     An example: "je ne VEUX PLUS jamais RECEVOIR ça".
     """
+    if known.together.keys().isdisjoint(clause):  # as of most clauses
+        return None
     words = set(clause)
     ruled = {word: rules for word in words if (rules := _possible(known.together.get(word, ()), words))}
     for place, word in enumerate(clause) if ruled else ():
@@ -42,8 +44,9 @@ def hits_of(clause: Clause, exact: Clause, known: Words) -> list[Hit]:
 
 
 def _phrases(clause: Clause, known: Words) -> Iterator[Hit]:
+    phrases = known.phrases
     for place, word in enumerate(clause):
-        if by_second := known.phrases.get(word):
+        if by_second := phrases.get(word):
             second = clause[place + 1] if place + 1 < len(clause) else ""
             for phrase in by_second.get(second, ()) if second else ():
                 if tuple(clause[place : place + len(phrase.words)]) == phrase.words:
@@ -55,7 +58,9 @@ def _phrases(clause: Clause, known: Words) -> Iterator[Hit]:
 def without_courtesy(clause: Clause, known: Words) -> Clause:
     """Return the clause without courtesies, and without a short code at its end."""
     left: list[str] = []
-    place = 0
+    if known.courtesy.keys().isdisjoint(clause):
+        left += clause
+    place = len(left)
     while place < len(clause):
         for phrase in known.courtesy.get(clause[place], ()):
             if len(phrase) == 1 or tuple(clause[place : place + len(phrase)]) == phrase:
@@ -71,6 +76,8 @@ def without_courtesy(clause: Clause, known: Words) -> Clause:
 
 def without_fillers(exact: Clause, known: Words) -> tuple[str, ...]:
     """Return the clause without the words that change nothing in a stop: "franchement arrete la"; () if none is so."""
+    if len(set(exact)) == len(exact) and known.fillers.isdisjoint(exact):
+        return ()
     bare = tuple([word for word, _ in groupby(word for word in exact if word not in known.fillers)])
     return bare if len(bare) < len(exact) else ()
 

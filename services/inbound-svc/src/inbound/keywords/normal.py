@@ -27,6 +27,7 @@ KNOWN_CHARS = 20_000  # bounds memory
 
 SPACED_LETTERS = re.compile(r"(?<![^\W_])(?:[^\W\d_][\W_]{1,3}){2,}[^\W\d_](?![^\W_])")
 REPEATED_LETTER = re.compile(r"([^\W\d_])\1{2,}")
+CODE = re.compile(r"\d{5}")
 GLUED_CODE = re.compile(r"\b([^\W\d_]+)(\d{5})\b")
 SPLIT_CODE = re.compile(r"\bau ([3-8]\d) (\d{3})\b")
 NUMBER_SIGN = re.compile(r"\bn[°º]")  # "n°4471" is no negation
@@ -65,8 +66,9 @@ def normalise(text: str, *, look_alikes: bool = False) -> Normal:
     `look_alikes` also reads "ST0P" and "SТОР" (Cyrillic) as "stop". The reading is a guess: use it to find an opt-out,
     never an intent which loosens.
     """
-    folded = NUMBER_SIGN.sub("numero ", text.translate(FOLDED))
+    folded = text.lower() if text.isascii() and text.isprintable() else text.translate(FOLDED)
     if not folded.isascii():
+        folded = NUMBER_SIGN.sub("numero ", folded)
         folded = MIXED.sub(lambda word: word.group().translate(DRAWN), folded)
     disguised = folded.translate(LOOK_ALIKES) != folded
     if look_alikes and disguised:
@@ -83,12 +85,17 @@ def normalise(text: str, *, look_alikes: bool = False) -> Normal:
 
 def _clauses(folded: str) -> tuple[Clauses, tuple[str, ...]]:
     single = REPEATED_LETTER.sub(r"\1", folded)
-    if not single.isalpha():
-        single = SPLIT_CODE.sub(r"au \1\2", GLUED_CODE.sub(r"\1 \2", single))
+    if CODE.search(single) is not None:
+        single = GLUED_CODE.sub(r"\1 \2", single)
+    if "au " in single:
+        single = SPLIT_CODE.sub(r"au \1\2", single)
     parts = [*CLAUSE_END.split(single), ""]
-    told = [(tuple(WORD.findall(part)), mark) for part, mark in zip(parts[::2], parts[1::2], strict=True)]
-    told = [(clause, mark) for clause, mark in told if clause]
-    return tuple([clause for clause, _ in told]), tuple([mark for _, mark in told])
+    clauses, marks = list[tuple[str, ...]](), list[str]()
+    for part, mark in zip(parts[::2], parts[1::2], strict=True):
+        if clause := tuple(WORD.findall(part)):
+            clauses.append(clause)
+            marks.append(mark)
+    return tuple(clauses), tuple(marks)
 
 
 class _Folded(dict[int, str]):

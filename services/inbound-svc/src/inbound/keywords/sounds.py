@@ -7,20 +7,16 @@ import re
 from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
 
+# in this order: no replacement makes a match of a later one that its own text had not
 SOUNDS = (
-    (re.compile(r"ph"), "f"),
-    (re.compile(r"qu|q|ck"), "k"),
-    (re.compile(r"c(?=[eiy])"), "s"),
-    (re.compile(r"c(?!h)"), "k"),
-    (re.compile(r"g(?=[eiy])"), "j"),
-    (re.compile(r"eau|au"), "o"),
-    (re.compile(r"ai|ei"), "e"),
-    (re.compile(r"y"), "i"),
-    (re.compile(r"z"), "s"),
-    (re.compile(r"(.)\1+"), r"\1"),
-    (re.compile(r"(?<=..)[sxtd]$"), ""),
-    (re.compile(r"(?<=...)(?:er|es?|ent)$"), ""),
+    *(("ph", "f"), ("ck", "k"), ("qu", "k"), ("q", "k")),
+    *(("ce", "se"), ("ci", "si"), ("cy", "sy"), ("ch", "\0"), ("c", "k"), ("\0", "ch")),
+    *(("ge", "je"), ("gi", "ji"), ("gy", "jy")),
+    *(("eau", "o"), ("au", "o"), ("ei", "e"), ("ai", "e"), ("y", "i"), ("z", "s")),
 )
+TWICE = re.compile(r"(.)\1+")
+MUTE, MUTE_AFTER = "sxtd", 2  # a last letter, and the letters before
+ENDINGS, ENDING_AFTER = ("ent", "er", "es", "e"), 3
 GLUED_CHARS = 7  # of a phrase without its spaces; a shorter one stands in other words
 GLUED_STRANGE = 4  # characters of a phrase in words of no list
 WORD_CHARS = 6  # of an unknown word which may be several
@@ -29,9 +25,20 @@ WORD_CHARS = 6  # of an unknown word which may be several
 @lru_cache(maxsize=16_384)
 def sound(word: str) -> str:
     """Return a word as it sounds in French, roughly: "laissez", "laissé" and "laisse" are one."""
-    if word.isascii():
-        for pattern, plain in SOUNDS:
-            word = pattern.sub(plain, word)
+    return sounded(word) if word.isascii() else word
+
+
+def sounded(word: str) -> str:
+    """Return an ASCII word as it sounds."""
+    for written, plain in SOUNDS:
+        if written in word:
+            word = word.replace(written, plain)
+    word = TWICE.sub(r"\1", word)
+    if len(word) > MUTE_AFTER and word[-1] in MUTE:
+        word = word[:-1]
+    for ending in ENDINGS:
+        if word.endswith(ending):
+            return word[: -len(ending)] if len(word) - len(ending) >= ENDING_AFTER else word
     return word
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from inbound.keywords.normal import Normal, normalise
 
 ADDRESS = re.compile(r"\S*(?:@|://|www\.)\S*")
+OF_ADDRESS = ("@", "://", "www.")  # one of them stands in every address
 FEW_WORDS = 3  # fewer words in Latin letters are a name, or a word that the lists do not have
 WESTERN = frozenset("àáâãäåæçèéêëìíîïñòóôõöøœùúûüýÿß")  # letters of the listed languages
 ARABIC_BY_DIGITS = re.compile(r"[a-z]*[379][a-z]{3,}[379a-z]*")  # "3afak", "wa9fou": Arabic in Latin letters
@@ -26,21 +27,27 @@ def hardly_read(text: str, plain: Normal, known: Collection[str], traffic: Colle
     many languages), half of the words have to be known; else a third. A text without words (emoji, numbers, an
     address) is read.
     """
-    without = ADDRESS.sub(" ", text)
-    clauses = plain.clauses if without == text else normalise(without).clauses
+    clauses = plain.clauses
+    if any(map(text.__contains__, OF_ADDRESS)):
+        clauses = normalise(ADDRESS.sub(" ", text)).clauses
     said = [word for clause in clauses for word in clause if not word.isdigit()]
     said = [word for word in said if len(word) > 1 or not word.isascii()]
-    read = sum(_known(word, known) for word in said)
-    if any(_foreign(char) for char in text if not char.isascii()) or any(map(ARABIC_BY_DIGITS.fullmatch, said)):
+    read = sum([_known(word, known) for word in said])
+    is_foreign = not text.isascii() and any(map(_foreign, [char for char in text if not char.isascii()]))
+    if is_foreign or any(map(ARABIC_BY_DIGITS.fullmatch, [word for word in said if not word.isalpha()])):
         return 2 * read < len(said)
     others = [word for word in said if word not in traffic]
     if len(others) < len(said):
-        return 2 * sum(_known(word, known) for word in others) < len(others)
+        return 2 * sum([_known(word, known) for word in others]) < len(others)
     return len(said) >= FEW_WORDS and 3 * read < len(said)
 
 
 def _known(word: str, known: Collection[str]) -> bool:
-    word = word.strip("0123456789") or word
+    if word.isalpha():
+        if word in known:
+            return True
+    else:
+        word = word.strip("0123456789") or word
     return word in known or any(word.startswith(each) and word[len(each) :] in known for each in BEFORE_A_WORD)
 
 
