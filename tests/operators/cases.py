@@ -6,9 +6,11 @@ tests/operators, where the sources are named; what a case changes in one is besi
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from inbound.providers import Callback, Kind, Message, Part, Receipt, Undocumented, Unreadable
 from tests.operators import body

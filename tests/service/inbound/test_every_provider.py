@@ -3,11 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
+from msgspec import structs
 
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
@@ -92,7 +93,7 @@ def as_sent(case: Case) -> Callback:
     if case.provider not in ALWAYS_SIGNED:
         return sent
     signed = SCHEME_OF[case.provider].sign(SECRET, sent.body, now(), f"{case.kind} {case.label}", sent.target)
-    return replace(signed, headers={**sent.headers, **signed.headers})
+    return structs.replace(signed, headers={**sent.headers, **signed.headers})
 
 
 def answer(case: Case) -> tuple[int, Any]:
@@ -164,7 +165,7 @@ async def test_a_second_use_of_what_was_signed_is_refused_and_the_same_again_is_
     second = scheme.sign(SECRET, other, at, "n-1", target)
 
     good, retried = await operators.insist(first), await operators.insist(first)
-    swapped, replayed = await operators.insist(replace(first, body=other)), await operators.insist(second)
+    swapped, replayed = await operators.insist(structs.replace(first, body=other)), await operators.insist(second)
 
     assert (good.is_success, retried.is_success) == (True, True)
     assert swapped.status_code == 401

@@ -1,12 +1,12 @@
 """inbound-svc under requests that nobody would send: forged, and signed as each provider signs."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import strategies as st
+from msgspec import structs
 
 from inbound.providers import PROVIDERS, Callback, Kind
 from tests.operators.cases import CASES, callback
@@ -54,7 +54,7 @@ def signed(draw: st.DrawFn) -> Asked:
         made = scheme.sign(SECRET, raw, now(), draw(st.uuids()).hex, target.decode("latin-1"))
     except ValueError:  # what is signed must be a text
         made = Callback(target.decode("latin-1"), {}, raw)
-    return _asked(replace(made, headers={**headers, **made.headers}), target)
+    return _asked(structs.replace(made, headers={**headers, **made.headers}), target)
 
 
 @st.composite
@@ -66,7 +66,7 @@ def fenced(draw: st.DrawFn) -> Asked:
     target = plain.target.encode("latin-1", "replace")
     if plain.method == "GET" and draw(st.booleans()):
         target = target.partition(b"?")[0] + b"?" + bytes(b for b in draw(RAW) if b > 32)
-    return _asked(replace(plain, body=raw, headers={**draw(HEADERS), **plain.headers}), target)
+    return _asked(structs.replace(plain, body=raw, headers={**draw(HEADERS), **plain.headers}), target)
 
 
 def _asked(made: Callback, target: bytes) -> Asked:

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 
 from common.contracts.inbound import ReceiptState
 from common.db.database import Database
@@ -204,7 +205,7 @@ async def test_a_known_nonce_is_left_to_the_journal(service: Journalling) -> Non
 async def test_old_nonces_go_as_new_ones_come(service: Journalling) -> None:
     old = [service.arrival(n, nonce=f"old-{n}") for n in range(4)]
     ended = service.began - timedelta(seconds=1)
-    assert await service.shortened(*[replace(each, once=Once(f"old-{n}", ended)) for n, each in enumerate(old)])
+    assert await service.shortened(*[structs.replace(each, once=Once(f"old-{n}", ended)) for n, each in enumerate(old)])
     assert await service.shortened(service.arrival(9, nonce="new"))
     kept = await service.kept()
     assert len(kept["nonce"]) == 3, "two for each new one"
@@ -239,11 +240,11 @@ async def test_an_mo_of_an_erased_person_is_left_to_the_journal(service: Journal
 
 async def test_what_is_not_one_whole_mo_is_left_to_the_journal(service: Journalling) -> None:
     part, one = service.arrival(1, part=Part("r", 1, 2)), service.arrival(2)
-    both = replace(one, entries=[*one.entries, *service.arrival(3).entries])
+    both = structs.replace(one, entries=[*one.entries, *service.arrival(3).entries])
     long = service.arrival(4, "la la " * 1_000)
-    for each in ([part], [both], [one, one], [long], [one, replace(one, entries=[])]):
+    for each in ([part], [both], [one, one], [long], [one, structs.replace(one, entries=[])]):
         assert await service.shortened(*each) is None
-    receipts = replace(one, origin=replace(MAIN, kind="receipts"), entries=[])
+    receipts = structs.replace(one, origin=replace(MAIN, kind="receipts"), entries=[])
     assert await service.shortened(receipts) is None
     assert {table: len(rows) for table, rows in (await service.kept()).items()} == dict.fromkeys(TABLES, 0)
 
@@ -393,7 +394,7 @@ async def test_dlrs_that_are_told_twice_or_share_a_nonce_are_left_to_the_journal
     for each in (
         [service.dlr(1), service.dlr(2, 1)],
         [service.dlr(1, nonce="event-1"), service.dlr(2, nonce="event-1")],
-        [service.dlr(1), replace(service.dlr(2), entries=[])],
+        [service.dlr(1), structs.replace(service.dlr(2), entries=[])],
         [service.dlr(1), service.arrival(2)],
     ):
         assert await service.receipts_shortened(*each) is None
@@ -410,7 +411,7 @@ async def test_dlrs_with_a_known_nonce_are_left_to_the_journal(service: Journall
 
 async def test_old_nonces_go_as_dlrs_with_new_ones_come(service: Journalling) -> None:
     ended = service.began - timedelta(seconds=1)
-    old = [replace(service.dlr(n), once=Once(f"old-{n}", ended)) for n in range(4)]
+    old = [structs.replace(service.dlr(n), once=Once(f"old-{n}", ended)) for n in range(4)]
     assert await service.receipts_shortened(*old)
     assert await service.receipts_shortened(service.dlr(9, nonce="new"))
     assert len((await service.kept())["nonce"]) == 3, "two for each new one"

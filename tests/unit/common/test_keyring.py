@@ -184,6 +184,17 @@ def test_a_number_sealed_by_the_inner_id_opens_by_the_subject_id_of_its_person_a
         fields.unseal(first, f"number:{both[1][0]}")
 
 
+def test_a_number_and_the_texts_of_its_person_sealed_together_open_each_by_its_own_context_alone() -> None:
+    [(subject_id, inner)] = subject_keys.both_ids([NUMBER])
+    sealed = fields.seal_with_number(NUMBER, inner, [("STOP Lune", "text:m1"), ("lune", "named:m1")])
+    contexts = [f"number:{subject_id}", "text:m1", "named:m1"]
+    assert [*map(fields.unseal, sealed, contexts)] == [NUMBER, "STOP Lune", "lune"]
+    assert len({each[:19] for each in sealed}) == len(sealed), "a nonce each"
+    for each, other in zip(sealed, [*contexts[1:], contexts[0]], strict=True):
+        with pytest.raises(Unreadable):
+            fields.unseal(each, other)
+
+
 @given(st.from_regex(r"\+[0-9]{1,15}", fullmatch=True), st.binary(min_size=32, max_size=32))
 def test_a_subject_id_is_the_hmac_of_the_number_encrypted(e164: str, key: bytes) -> None:
     keys = SubjectKeys(subject_ring(key, "o1"))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec import structs
 
 from inbound.providers import Account, Callback, NotGenuine, genuine
 
@@ -17,19 +18,19 @@ NETWORK = Account("brevo", "main", addresses=("192.0.2.0/24", "2001:db8::/32"))
 
 
 def with_password(pair: str, scheme: str = "Basic") -> Callback:
-    return replace(CALLBACK, headers={"authorization": f"{scheme} {base64.b64encode(pair.encode()).decode()}"})
+    return structs.replace(CALLBACK, headers={"authorization": f"{scheme} {base64.b64encode(pair.encode()).decode()}"})
 
 
 @pytest.mark.parametrize(
     ("account", "callback"),
     [
-        (PATH, replace(CALLBACK, path_secret=SECRET)),
-        (PATH, replace(CALLBACK, path_secret=OTHER)),
+        (PATH, structs.replace(CALLBACK, path_secret=SECRET)),
+        (PATH, structs.replace(CALLBACK, path_secret=OTHER)),
         (BASIC, with_password("brevo:a password of sixteen")),
         (BASIC, with_password("brevo:the password before", "basic")),
         (NETWORK, CALLBACK),
-        (NETWORK, replace(CALLBACK, address="2001:db8::1")),
-        (NETWORK, replace(CALLBACK, address="::ffff:192.0.2.9")),
+        (NETWORK, structs.replace(CALLBACK, address="2001:db8::1")),
+        (NETWORK, structs.replace(CALLBACK, address="::ffff:192.0.2.9")),
     ],
 )
 def test_who_knows_is_let_in(account: Account, callback: Callback) -> None:
@@ -40,15 +41,15 @@ def test_who_knows_is_let_in(account: Account, callback: Callback) -> None:
     ("account", "callback", "reason"),
     [
         (PATH, CALLBACK, "path_secret_wrong"),
-        (PATH, replace(CALLBACK, path_secret=SECRET[:-1]), "path_secret_wrong"),
-        (PATH, replace(CALLBACK, path_secret="é"), "path_secret_wrong"),
-        (NETWORK, replace(CALLBACK, path_secret=SECRET), "path_secret_wrong"),
+        (PATH, structs.replace(CALLBACK, path_secret=SECRET[:-1]), "path_secret_wrong"),
+        (PATH, structs.replace(CALLBACK, path_secret="é"), "path_secret_wrong"),
+        (NETWORK, structs.replace(CALLBACK, path_secret=SECRET), "path_secret_wrong"),
         (BASIC, CALLBACK, "basic_authentication_wrong"),
         (BASIC, with_password("brevo:"), "basic_authentication_wrong"),
         (BASIC, with_password("brevo:a password of sixteen", "Bearer"), "basic_authentication_wrong"),
-        (BASIC, replace(CALLBACK, headers={"authorization": "Basic é"}), "basic_authentication_wrong"),
-        (NETWORK, replace(CALLBACK, address="192.0.3.7"), "address_not_allowed"),
-        (NETWORK, replace(CALLBACK, address="testclient"), "address_not_allowed"),
+        (BASIC, structs.replace(CALLBACK, headers={"authorization": "Basic é"}), "basic_authentication_wrong"),
+        (NETWORK, structs.replace(CALLBACK, address="192.0.3.7"), "address_not_allowed"),
+        (NETWORK, structs.replace(CALLBACK, address="testclient"), "address_not_allowed"),
         (Account("brevo", "main"), CALLBACK, "nothing_to_check"),
     ],
 )
@@ -60,16 +61,16 @@ def test_who_does_not_is_not(account: Account, callback: Callback, reason: str) 
 def test_all_fences_must_hold() -> None:
     fenced = replace(PATH, addresses=NETWORK.addresses)
 
-    genuine(replace(CALLBACK, path_secret=SECRET), fenced, NOW)
+    genuine(structs.replace(CALLBACK, path_secret=SECRET), fenced, NOW)
     with pytest.raises(NotGenuine, match="address_not_allowed"):
-        genuine(replace(CALLBACK, path_secret=SECRET, address="198.51.100.1"), fenced, NOW)
+        genuine(structs.replace(CALLBACK, path_secret=SECRET, address="198.51.100.1"), fenced, NOW)
 
 
 def test_a_fence_does_not_stand_in_for_a_signature() -> None:
     account = Account("sinch", "main", (SECRET,), path_secrets=(SECRET,))
 
     with pytest.raises(NotGenuine, match="signature_missing"):
-        genuine(replace(CALLBACK, path_secret=SECRET), account, NOW)
+        genuine(structs.replace(CALLBACK, path_secret=SECRET), account, NOW)
 
 
 def test_no_secret_is_in_a_representation() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
+from msgspec import structs
 
 from inbound.providers import PROVIDERS, Account, Callback, NotGenuine, Once, Unreadable, genuine, messagebird, vonage
 from tests.operators import FOLDER, body
@@ -64,7 +65,9 @@ def test_either_secret_is_good_during_a_rotation(scheme: Scheme) -> None:
 def test_any_flipped_bit_of_the_body_is_refused(scheme: Scheme) -> None:
     callback = scheme.sign(SECRET, FORM, NOW, "n-1")
     changed = [
-        replace(callback, body=callback.body[:i] + bytes([callback.body[i] ^ 1 << bit]) + callback.body[i + 1 :])
+        structs.replace(
+            callback, body=callback.body[:i] + bytes([callback.body[i] ^ 1 << bit]) + callback.body[i + 1 :]
+        )
         for i in range(len(callback.body))
         for bit in range(8)
     ]
@@ -100,11 +103,11 @@ def test_no_header_can_be_changed_or_left_out(scheme: Scheme) -> None:
 
     for name, value in callback.headers.items():
         without = {other: given for other, given in callback.headers.items() if other != name}
-        assert not _is_genuine(scheme, replace(callback, headers=without)), f"without {name}"
-        assert not _is_genuine(scheme, replace(callback, headers={**without, name: ""})), f"empty {name}"
+        assert not _is_genuine(scheme, structs.replace(callback, headers=without)), f"without {name}"
+        assert not _is_genuine(scheme, structs.replace(callback, headers={**without, name: ""})), f"empty {name}"
         for place in (0, len(value) // 2, len(value) - 3):
             other = value[:place] + ("A" if value[place] != "A" else "B") + value[place + 1 :]
-            changed = replace(callback, headers={**without, name: other})
+            changed = structs.replace(callback, headers={**without, name: other})
             assert not _is_genuine(scheme, changed), f"{name} at {place}"
 
 
@@ -114,7 +117,7 @@ def test_a_signature_that_is_no_text_of_its_alphabet_is_only_wrong(scheme: Schem
 
     for name in callback.headers:
         for odd in ("é", "=", "\x00", "....", "a.b.c", "e30.e30.", "Bearer é.é.é", "v1,", "v1,é"):
-            assert not _is_genuine(scheme, replace(callback, headers={**callback.headers, name: odd}))
+            assert not _is_genuine(scheme, structs.replace(callback, headers={**callback.headers, name: odd}))
 
 
 @every_scheme
@@ -149,14 +152,14 @@ def test_what_is_signed_for_another_url_is_refused_whatever_the_host_header_says
         if PROVIDERS[scheme.provider].signs_url:
             callback = scheme.sign(SECRET, FORM, NOW, "n-1")
             elsewhere = replace(scheme.account(SECRET), public_url="https://attacker.example.org")
-            with_host = replace(callback, headers={**callback.headers, "host": "sms.example.org"})
+            with_host = structs.replace(callback, headers={**callback.headers, "host": "sms.example.org"})
             with pytest.raises(NotGenuine):
                 genuine(with_host, elsewhere, NOW)
 
 
 def test_a_plivo_v3_signature_is_not_passed_over_for_a_v2_that_is_right() -> None:
     older = plivo_v2(SECRET, FORM, NOW, "n-1")
-    both = replace(
+    both = structs.replace(
         older, headers={**older.headers, "x-plivo-signature-v3": "bm8=", "x-plivo-signature-v3-nonce": "n-1"}
     )
 
@@ -167,14 +170,14 @@ def test_a_plivo_v3_signature_is_not_passed_over_for_a_v2_that_is_right() -> Non
 def test_one_right_signature_of_several_is_enough() -> None:
     event = standard(SECRET, FORM, NOW, "n")
     several = {**event.headers, "webhook-signature": f"v1a,bm8= v1,bm8= {event.headers['webhook-signature']} v2,bm8="}
-    genuine(replace(event, headers=several), Account("standard", "main", (whsec(SECRET),)), NOW)
+    genuine(structs.replace(event, headers=several), Account("standard", "main", (whsec(SECRET),)), NOW)
 
     form = plivo_v3(SECRET, FORM, NOW, "n")
     by_commas = {**form.headers, "x-plivo-signature-v3": f"bm8=, {form.headers['x-plivo-signature-v3']}"}
-    genuine(replace(form, headers=by_commas), Account("plivo", "main", (SECRET,), PUBLIC_URL), NOW)
+    genuine(structs.replace(form, headers=by_commas), Account("plivo", "main", (SECRET,), PUBLIC_URL), NOW)
 
     main_account = {"x-plivo-signature-ma-v3": form.headers["x-plivo-signature-v3"], "x-plivo-signature-v3-nonce": "n"}
-    genuine(replace(form, headers=main_account), Account("plivo", "main", (SECRET,), PUBLIC_URL), NOW)
+    genuine(structs.replace(form, headers=main_account), Account("plivo", "main", (SECRET,), PUBLIC_URL), NOW)
 
     older = plivo_v2(SECRET, FORM, NOW, "n")
     of_both = {
@@ -182,7 +185,7 @@ def test_one_right_signature_of_several_is_enough() -> None:
         "x-plivo-signature-ma-v2": older.headers["x-plivo-signature-v2"],
         "x-plivo-signature-v2-nonce": "n",
     }
-    genuine(replace(older, headers=of_both), Account("plivo", "main", (SECRET,), PUBLIC_URL, scheme="v2"), NOW)
+    genuine(structs.replace(older, headers=of_both), Account("plivo", "main", (SECRET,), PUBLIC_URL, scheme="v2"), NOW)
 
 
 def test_plivo_v2_is_not_believed_where_v3_is_configured() -> None:
@@ -208,7 +211,9 @@ def test_a_check_of_a_vonage_url_says_nothing_and_is_answered(method: str) -> No
     assert [*vonage.parse_messages(check), *vonage.parse_receipts(check)] == []
     with pytest.raises(NotGenuine, match="signature_missing"):
         genuine(
-            replace(check, target=f"{check.target}?text=STOP", method="GET"), Account("vonage", "main", (SECRET,)), NOW
+            structs.replace(check, target=f"{check.target}?text=STOP", method="GET"),
+            Account("vonage", "main", (SECRET,)),
+            NOW,
         )
 
 

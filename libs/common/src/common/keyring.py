@@ -376,6 +376,11 @@ class FieldKeys:
         """Encrypt (number, inner id of its person) pairs, as `seal_all` does by the subject id, and decrypt nothing."""
         return self._seal_all([(number, (OF_A_NUMBER + inner).encode()) for number, inner in numbers])
 
+    def seal_with_number(self, number: str, inner: InnerId, fields: Sequence[tuple[str, str]]) -> list[str]:
+        """Encrypt a number as `seal_numbers` does, and further fields of the person as `seal_all` does, together."""
+        others = [(plain, self._bound(context)) for plain, context in fields]
+        return self._seal_all([(number, (OF_A_NUMBER + inner).encode()), *others])
+
     def _seal_all(self, fields: Sequence[tuple[str, bytes]]) -> list[str]:
         encrypt, drawn = self._ciphers[self._current].encrypt, os.urandom(NONCE_BYTES * len(fields))
         nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]

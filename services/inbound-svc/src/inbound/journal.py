@@ -67,8 +67,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     public: Public = ANYONE
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A request, a polled MO, or a batch of a topic.
 
     `content`: raw. `is_kept`: False where the content names people of several shards: an erasure in one would leave
@@ -80,7 +79,7 @@ class Arrival:
     content: bytes
     received_at: datetime
     once: Once | None = None
-    trace: str | None = field(default_factory=traceparent)
+    trace: str | None = msgspec.field(default_factory=traceparent)
     is_kept: bool = True
 
 
@@ -137,7 +136,9 @@ def parted(held: Resources[Any], arrival: Arrival, *, is_whole: bool = True) -> 
         shard = held.shards.of(partition)
         parts.setdefault(shard.name, (shard, []))[1].append(entry)
     is_kept = is_whole and len(parts) == 1
-    return [(shard, replace(arrival, entries=some, once=None, is_kept=is_kept)) for shard, some in parts.values()]
+    return [
+        (shard, structs.replace(arrival, entries=some, once=None, is_kept=is_kept)) for shard, some in parts.values()
+    ]
 
 
 def own_entries(held: Resources[Any], entries: Sequence[Entry]) -> list[Entry]:
@@ -302,9 +303,17 @@ def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
 
 def sealed_body(held: Resources[Any], arrival: Arrival, callback_id: UUID) -> str | None:
     """Return the raw content sealed, if kept. A character stands for each byte: decryption restores the bytes."""
-    if not arrival.is_kept:
-        return None
-    return held.field_keys.seal(arrival.content.decode("latin-1"), f"callback:{callback_id}")
+    return sealed_bodies(held, [(arrival, callback_id)])[0]
+
+
+def sealed_bodies(held: Resources[Any], kept: Sequence[tuple[Arrival, UUID]]) -> list[str | None]:
+    """Return `sealed_body` of each arrival, encrypted together."""
+    sealed = iter(
+        held.field_keys.seal_all(
+            [(one.content.decode("latin-1"), f"callback:{callback_id}") for one, callback_id in kept if one.is_kept]
+        )
+    )
+    return [next(sealed) if one.is_kept else None for one, _ in kept]
 
 
 def _sealed(held: Resources[Any], kept: Sequence[Kept]) -> list[KeptCallback]:
@@ -440,7 +449,7 @@ async def _whole(tx: AsyncConnection, held: Resources[Any], arrival: Arrival, en
     names = "\n".join(part.provider_message_id for part in parts)
     text = "".join(held.field_keys.unseal(part.text, f"part:{part.provider_message_id}") for part in parts)
     whole = f"{parts[0].provider_message_id[:150]}+{hashlib.sha256(names.encode()).hexdigest()[:16]}"
-    message = replace(message, provider_message_id=whole, text=text, part=None)
+    message = structs.replace(message, provider_message_id=whole, text=text, part=None)
     answered = isinstance(entry.event, MessageReceived) and entry.event.answered
     return message_entry(
         held,
@@ -482,9 +491,12 @@ def message_entry(
     name = message.provider_message_id or ""
     number = as_received(message.sender, country=public.country or held.settings.country)
     [(subject_id, inner)] = held.subject_keys.both_ids([number])
-    [sealed_number] = held.field_keys.seal_numbers([(number, inner)])
     mo_id = _mo_ids(origin.provider, origin.account)(name)
     meant = meant or _meant(origin, message, public)
+    texts = [(message.text[:EVENT_TEXT_CHARS], f"text:{mo_id}")]
+    if meant.named:
+        texts.append((" ".join(meant.named), f"named:{mo_id}"))
+    sealed_number, text, *named = held.field_keys.seal_with_number(number, inner, texts)
     event = MessageReceived(
         mo_id=mo_id,
         subject_id=subject_id,
@@ -493,14 +505,14 @@ def message_entry(
         provider_message_id=name,
         number=sealed_number,
         short_code=message.short_code,
-        text=held.field_keys.seal(message.text[:EVENT_TEXT_CHARS], f"text:{mo_id}"),
+        text=text,
         intent=meant.intent,
         rule=meant.rule,
         score=meant.score,
         occurred_at=_said_at(message.sent_at, received_at, meant.intent, retries_for),
         received_at=received_at,
         everyone=meant.everyone,
-        named=held.field_keys.seal(" ".join(meant.named), f"named:{mo_id}") if meant.named else "",
+        named=named[0] if named else "",
         answered=answered,
         erasure=meant.erasure,
         concern=meant.concern,

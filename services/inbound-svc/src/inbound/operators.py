@@ -9,10 +9,10 @@ and journals the items of its own people alone.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import operator_topics
@@ -143,7 +143,7 @@ def _mo(held: Resources[Any], origin: Origin, event: MessageDelivered, received_
     earlier = optional({"repeats": event.repeats}, "repeats")
     if earlier is None or entry.item.intent in journal.TIGHTENING:
         return entry
-    return journal.message_entry(held, origin, replace(message, provider_message_id=earlier), received_at)
+    return journal.message_entry(held, origin, structs.replace(message, provider_message_id=earlier), received_at)
 
 
 def _message(event: MessageDelivered) -> Message:

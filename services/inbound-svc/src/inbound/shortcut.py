@@ -61,7 +61,7 @@ async def write(held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]
     if not _is_usual(arrivals, entries, events, payloads):
         return None
     ids, drawn = journal.callback_ids(arrivals), outbox.draw_ids(len(arrivals))
-    bodies = [journal.sealed_body(held, arrival, id_) for arrival, id_ in zip(arrivals, ids, strict=True)]
+    bodies = journal.sealed_bodies(held, list(zip(arrivals, ids, strict=True)))
     doubtful = queue.of_doubt(events)
     try:
         [(rows,)] = await held.database.run(

@@ -13,11 +13,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_args
 
 from fastapi import APIRouter, Request, Response
+from msgspec import structs
 from starlette.routing import Route
 
 from common.batch import AT_ONCE, Together
@@ -168,7 +169,7 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
             try:
                 if account is None:
                     raise NotFound("no such provider account")
-                held: Resources[Any] = request.state.resources
+                held: Resources[Any] = request.scope["state"]["resources"]
                 came = await _receive(request, held, account, kind, asked.get("secret"), writers, publish_timeout_s)
                 return answers[account.provider, came]
             except Problem as problem:
@@ -297,11 +298,16 @@ async def _published(
     Raises NotGenuine for a replayed nonce, Unavailable at `deadline`, and where a shard does not answer: the operator
     repeats the callback, and the other shards recognise their items.
     """
+    if not held.shards.divided:
+        done = [await _published_in(held, writers[held.shards.own.name], arrival, deadline)]
+        if None in done:
+            raise _not_yet()
+        return any(done)
     parts = journal.parted(held, arrival, is_whole=is_whole)
-    if arrival.once is not None and held.shards.divided:
+    if arrival.once is not None:
         home = held.shard_of(arrival.once.nonce)
         if [shard for shard, _ in parts] == [home]:
-            parts = [(home, replace(parts[0][1], once=arrival.once))]
+            parts = [(home, structs.replace(parts[0][1], once=arrival.once))]
         else:
             await _use_nonce(held.of_shard(home), writers[home.name], arrival, deadline)
     if len(parts) == 1:
@@ -371,10 +377,10 @@ def _named_message(held: Resources[Any], account: Account, callback: Callback, m
     """
     short_code = message.short_code or account.short_code
     if message.provider_message_id is not None:
-        return message if short_code == message.short_code else replace(message, short_code=short_code)
+        return message if short_code == message.short_code else structs.replace(message, short_code=short_code)
     said = f"{hashlib.sha256(_content(callback)).hexdigest()} {message.sender} {message.sent_at} {message.written_at}"
     keyed = held.subject_keys.of_text(said).rpartition("-")[2]
-    return replace(message, provider_message_id=f"derived-{keyed}", short_code=short_code)
+    return structs.replace(message, provider_message_id=f"derived-{keyed}", short_code=short_code)
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:

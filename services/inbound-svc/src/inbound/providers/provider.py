@@ -109,23 +109,25 @@ class Account:
     country: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Callback:
+class Callback(msgspec.Struct, frozen=True, gc=False):
     """The request as received.
 
-    `target`: path and query with their escapes. `headers`: lower-case names.
+    `target`: path and query with their escapes, all content of a GET. `headers`: lower-case names.
     """
 
-    target: str = field(repr=False)  # all content of a GET
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
     method: str = "POST"
     address: str = ""
-    path_secret: str | None = field(default=None, repr=False)
+    path_secret: str | None = None
+
+    def __repr__(self) -> str:
+        """Return the fields without the content."""
+        return f"Callback(method={self.method!r}, address={self.address!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class Once:
+class Once(msgspec.Struct, frozen=True, gc=False):
     """A nonce, not to be used with other content until `forget_after`."""
 
     nonce: str
@@ -141,8 +143,7 @@ class Part:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """An MO.
 
     `opted_out`: the provider took the MO for an opt-out. `written_at`: a time outside the body without a known zone;
@@ -150,13 +151,20 @@ class Message:
     """
 
     provider_message_id: str | None
-    sender: str = field(repr=False)
+    sender: str
     short_code: str
-    text: str = field(repr=False)
+    text: str
     sent_at: datetime | None
     part: Part | None = None
     opted_out: bool = False
     written_at: str = ""
+
+    def __repr__(self) -> str:
+        """Return the fields without the number and the text."""
+        return (
+            f"Message({self.provider_message_id!r}, {self.short_code!r}, {self.sent_at}, {self.part},"
+            f" opted_out={self.opted_out}, written_at={self.written_at!r})"
+        )
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):

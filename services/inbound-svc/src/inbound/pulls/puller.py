@@ -11,10 +11,11 @@ shard cuts short asks about the same time again.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db import everywhere
@@ -153,7 +154,7 @@ class Puller:
         if isinstance(item, Receipt):
             return journal.receipt_entry(self._held, self._origin("receipts"), item, received_at)
         name = item.provider_message_id or ""
-        message = replace(
+        message = structs.replace(
             item,
             provider_message_id=_textless(name) if listed.textless else name,
             short_code=item.short_code or self._pull.account.short_code,
