@@ -1,7 +1,8 @@
 """Meanings found again by a keyed hash are those of `classify`, and hold no text."""
 
 import gc
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from inbound.keywords import ANYONE, Public, Remembered, Understanding, classify
 from tests.unit.inbound.corpus import labelled

@@ -7,10 +7,10 @@ delays the next by PATIENCE_S.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.service import Resources
@@ -31,8 +31,7 @@ Write = Callable[[AsyncConnection, Resources[Any], Sequence[T]], Awaitable[Seque
 Shortcut = Callable[[Resources[Any], Sequence[T]], Awaitable[Sequence[R] | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting(Generic[T, R]):
+class _Waiting(msgspec.Struct, Generic[T, R], frozen=True):
     one: T
     answer: asyncio.Future[R]
     trace: Trace

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -83,8 +82,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     is_kept: bool = True
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(msgspec.Struct):
     """The result of journalling an arrival.
 
     `stands_for`: the callbacks whose events the arrival waits for, with their outbox ids. `event_ids`: of new events,
@@ -98,10 +96,10 @@ class Kept:
     replayed: bool = False
     late: bool = False
     has_known: bool = False
-    fresh: list[Entry] = field(default_factory=list)
-    outbox_ids: list[int] = field(default_factory=list)
-    event_ids: dict[int, UUID] = field(default_factory=dict)
-    stands_for: dict[UUID, Sequence[int]] = field(default_factory=dict)
+    fresh: list[Entry] = []
+    outbox_ids: list[int] = []
+    event_ids: dict[int, UUID] = {}
+    stands_for: dict[UUID, Sequence[int]] = {}
 
 
 async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]:
@@ -549,7 +547,7 @@ def _meant(origin: Origin, message: Message, public: Public) -> Understanding:
         return understood
     if understood.intent not in TIGHTENING:
         return Understanding("none", f"{understood.rule}:part", 0.0, "")
-    return replace(understood, named=())
+    return structs.replace(understood, named=())
 
 
 def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, received_at: datetime) -> Entry:

@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
@@ -219,7 +220,11 @@ class _WithExemplars(_Labelled, Histogram):
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         if exemplar is None and (trace := _kept.get()) is not None:
             exemplar = {EXEMPLAR: trace}
-        super().observe(amount, exemplar)
+        if exemplar is not None:
+            super().observe(amount, exemplar)
+            return
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)  # the library asks one bucket after the other
 
 
 def counter(name: str, what: str, labels: Sequence[str] = ()) -> Counter:

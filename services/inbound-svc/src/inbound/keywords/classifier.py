@@ -11,9 +11,11 @@ Precedence: an opt-out in any clause; a possible opt-out; the other requests. A 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from common.contracts.inbound import Concern, Intent
 from inbound.keywords import grammar, likeness, roles
@@ -35,7 +37,7 @@ ADVERT_WORDS = 4  # a STOP mention below so many words is an advert sent back
 OWN_WORDS = 2  # below a STOP mention
 SLIP_WORDS = 3  # "tsop acme" goes to review
 NAMED_WORDS = 8  # of a brand with its neighbours
-COURTESY_AT_END = re.compile(r"(?:merci|svp|stp)$")
+COURTESY_AT_END = ("merci", "svp", "stp")
 TWICE = re.compile(r"(.)\1")
 
 EXACT, FOLLOWED, PHRASE, DISGUISED, LAST, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.0
@@ -51,8 +53,7 @@ class Public(NamedTuple):
 ANYONE = Public()
 
 
-@dataclass(frozen=True, slots=True)
-class Understanding:
+class Understanding(msgspec.Struct, frozen=True, gc=False):
     """The meaning of an MO.
 
     `rule`: list and rule which decided. `score`: 1.0 exact, 0.5 a doubt. `normalised`: the text the rules saw, as
@@ -70,8 +71,7 @@ class Understanding:
     concern: Concern = "doubt"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, gc=False):
     intent: Intent
     rule: str
     score: float
@@ -194,7 +194,11 @@ def _decide(plain: Normal, known: Words) -> Finding:
         acts = slip and roles.asks_nothing(each, each.clause.index(clause[0]), all_words, known)
         if slip and not (acts or grammar.about_life(each, known) or grammar.of_a_shop(each)):
             return Finding("review", f"{slip}:near_stop_first", DOUBT)
-    return _doubt(plain, exact, said, known) or _sounded(said, content, known) or _request(plain, exact, hits, known)
+    return (
+        _doubt(plain, exact, said, known)
+        or _sounded(said, exact, content, known)
+        or _request(plain, exact, hits, known)
+    )
 
 
 def _kinds(clause: Clause, found: Sequence[Hit], known: Words) -> set[str]:
@@ -401,7 +405,7 @@ def _doubt(plain: Normal, exact: list[Clause], heard: Sequence[Said], known: Wor
     return None
 
 
-def _sounded(said: Sequence[Said], content: Sequence[Clause], known: Words) -> Finding | None:
+def _sounded(said: Sequence[Said], exact: Sequence[Clause], content: Sequence[Clause], known: Words) -> Finding | None:
     """Return an opt-out that is written as it sounds, or in one word. A clause of everyday things has none."""
     meant = [word for clause in content for word in clause]
     if len(meant) == 1 and meant[0] not in known.known and (file := known.sounded_alone.get(sound(meant[0]))):
@@ -424,8 +428,9 @@ def _sounded(said: Sequence[Said], content: Sequence[Clause], known: Words) -> F
                     if found.intent == "stop":
                         return found
                     doubt = doubt or found
-        joined = "".join(without_courtesy(each.clause, known))
-        bare = COURTESY_AT_END.sub("", joined)
+        joined = bare = "".join(exact[place])
+        if joined.endswith(COURTESY_AT_END):
+            bare = joined[: -len(next(filter(joined.endswith, COURTESY_AT_END)))]
         if not known.glued_stops.isdisjoint((joined, bare, sound(bare))):
             return Finding("stop", "any-1:glued_stop", NEAR)
         several = any(len(word) >= WORD_CHARS and word not in known.known for word in each.clause)

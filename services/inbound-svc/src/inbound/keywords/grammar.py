@@ -10,8 +10,9 @@ of a doubt only where a clause speaks of life.
 """
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from common.contracts.inbound import Concern
 from inbound.keywords.lists import Phrase, Words
@@ -36,8 +37,7 @@ SENTENCE_WORDS = 2  # before the "je" of another sentence
 NEAR = 1  # clauses between "par erreur" and the STOP it regrets
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True, gc=False):
     """A clause with its phrases, and the punctuation that ends it."""
 
     clause: Clause

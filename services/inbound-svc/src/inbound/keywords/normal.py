@@ -6,7 +6,8 @@ Pure. The steps are those of DOMAIN 2.3.
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from common.texts.look_alikes import LETTERS, letter_drawn
 
@@ -40,8 +41,7 @@ NOT_A_WORD = re.compile(r"[\W_]+")
 Clauses = tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Normal:
+class Normal(msgspec.Struct, frozen=True, gc=False):
     """A normalised text.
 
     `clauses`: the words between stops and line ends. `marks`: the punctuation that ends each. `symbols`: emoji and the

@@ -6,7 +6,8 @@ in memory. The key is random for each process, and the texts behind the hashes c
 """
 
 import hashlib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from inbound.keywords.classifier import Public, Understanding, classify
 
