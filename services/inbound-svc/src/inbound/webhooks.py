@@ -222,10 +222,11 @@ async def _receive(
     loop = asyncio.get_running_loop()
     started, received_at = loop.time(), datetime.now(UTC)
     provider = PROVIDERS[account.provider]
-    if request.method == "GET" and not provider.takes_get:
+    method: str = request.scope["method"]
+    if method == "GET" and not provider.takes_get:
         raise MethodNotAllowed("this provider does not call by GET", headers={"Allow": "POST"})
-    target, headers, method = _target(request), _headers(request), request.method
-    address = request.client.host if request.client else ""
+    target, headers, client = _target(request), _headers(request), request.scope.get("client")
+    address = client[0] if client else ""
     try:
         look_at_head(Callback(target, headers, b"", method, address, secret), account)
         body = await _body(request, provider.max_body_bytes)
