@@ -2153,8 +2153,8 @@ MUTANTS = (
     Mutant(
         "the reader waves through what is spelt as it sounds",
         f"{KEYWORDS}/classifier.py",
-        "or _sounded(said, content, known) or",
-        "or",
+        "        or _sounded(said, exact, content, known)\n",
+        "",
         f"{TABLE} -k domain_table",
     ),
     Mutant(

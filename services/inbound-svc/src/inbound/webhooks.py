@@ -300,10 +300,10 @@ async def _published(
     repeats the callback, and the other shards recognise their items.
     """
     if not held.shards.divided:
-        done = [await _published_in(held, writers[held.shards.own.name], arrival, deadline)]
-        if None in done:
+        new = await _published_in(held, writers[held.shards.own.name], arrival, deadline)
+        if new is None:
             raise _not_yet()
-        return any(done)
+        return new
     parts = journal.parted(held, arrival, is_whole=is_whole)
     if arrival.once is not None:
         home = held.shard_of(arrival.once.nonce)
