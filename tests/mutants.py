@@ -983,9 +983,16 @@ MUTANTS = (
     Mutant(
         "a sender that is known is everybody's",
         ORGANISATIONS,
-        "return frozenset(one for one in sender_ids if self._is_theirs(one, organisation))",
-        "return frozenset(one for one in sender_ids if one in self._known)",
+        "return {one: owner.controller for one, owner in known.items() if owner.organisation == organisation}",
+        "return {one: owner.controller for one, owner in known.items()}",
         "tests/service/consent/test_strangers.py",
+    ),
+    Mutant(
+        "a sender of a registration that failed is remembered",
+        ORGANISATIONS,
+        "remembers = not (copied and shards.divided)",
+        "remembers = True",
+        f"{REGISTRY_COPIES_APART} -k is_remembered_by_no_process",
     ),
     Mutant(
         "an erasure of everything is told to strangers",
@@ -1807,8 +1814,8 @@ MUTANTS = (
     Mutant(
         "hostile: a sender that is known is everybody's",
         ORGANISATIONS,
-        "return frozenset(one for one in sender_ids if self._is_theirs(one, organisation))",
-        "return frozenset(one for one in sender_ids if one in self._known)",
+        "return {one: owner.controller for one, owner in known.items() if owner.organisation == organisation}",
+        "return {one: owner.controller for one, owner in known.items()}",
         HOSTILE,
     ),
     Mutant(

@@ -17,6 +17,7 @@ from tests.service.consent.test_consent_intake import mo
 from tests.service.consent.test_shards_registry import (
     BREAK,
     BROKEN,
+    GHOST,
     NOWHERE,
     RULES,
     SENDER,
@@ -27,7 +28,7 @@ from tests.service.consent.test_shards_registry import (
     settings,
 )
 from tests.support.builders import field_keys, number, subject_keys
-from tests.support.running import Surroundings, running
+from tests.support.running import ALL_SCOPES, Surroundings, bearer, running
 from tests.unit.consent.evidences import NOW
 
 A, B = people("a", 1)[0], people("b", 1)[0]
@@ -77,6 +78,31 @@ async def test_a_rule_that_was_never_decided_reopens_nothing(surroundings: Surro
             assert not await asserted(both, n, datetime.now(UTC).isoformat())
         decisions = "SELECT count(*) FROM audit_line WHERE route LIKE '%reopening-rules'"
         assert await both.counted(decisions) == {"a": 0, "b": 0}
+
+
+@pytest.mark.parametrize("asked_at", ["a", "b"])
+async def test_a_sender_of_a_registration_that_failed_is_remembered_by_no_process(
+    surroundings: Surroundings, asked_at: str
+) -> None:
+    """The id is free again, and another organisation registers it."""
+    strangers = bearer(organisation="strangers", scope=ALL_SCOPES.replace(" platform:admin", ""))
+
+    async def listed(caller: dict[str, str]) -> int:
+        return (await both.clients[asked_at].get("/v1/opt-outs?sender_id=ghost", headers=caller)).status_code
+
+    async with divided(surroundings, roles="api") as both:
+        for statement in BREAK:
+            await both.sql("a", statement)
+        assert (await both.clients[asked_at].post("/v1/senders", json=GHOST, headers=bearer())).status_code == 500
+        assert await listed(bearer()) == (404 if asked_at == "a" else 200), "the copy is ahead"
+        for table in BROKEN:
+            await both.sql("a", f"DROP TRIGGER breaks ON {table}")
+        await both.mend()
+        assert await listed(bearer()) == 404
+        registered = await both.clients["a"].post("/v1/senders", json=GHOST, headers=strangers)
+        assert registered.status_code == 201, registered.text
+        assert await listed(bearer()) == 404
+        assert await listed(strangers) == 200
 
 
 async def test_a_decided_rule_that_a_shard_could_not_copy_is_copied_by_its_timer(surroundings: Surroundings) -> None:

@@ -156,6 +156,7 @@ class Service(Generic[S]):
     quick: Sequence[Route] = ()  # raw routes, matched before FastAPI: high-volume callbacks
     more_topics: Sequence[Topic] = ()  # of operators
     senders_arrive_within_s: float = 0.0  # how long a call waits for a sender registered a moment ago
+    senders_are_copied: bool = False  # between shards, ahead of a change that may fail
 
     @property
     def topics(self) -> list[Topic]:
@@ -222,7 +223,9 @@ def create_app(service: Service[S]) -> FastAPI:
                 "running": state,
                 "audit": state.audit,
                 "authenticator": authenticator,
-                "organisations": of_shards(held.shards, shard_of, service.senders_arrive_within_s),
+                "organisations": of_shards(
+                    held.shards, shard_of, service.senders_arrive_within_s, copied=service.senders_are_copied
+                ),
             }
 
     app = App(

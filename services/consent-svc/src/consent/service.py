@@ -273,6 +273,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             ],
         ),
         ceiling=ceiling,
+        senders_are_copied=True,
         # a process of the api stays ready: a STOP arrives there
         checks=[] if "api" in settings.roles else [registry_is_whole],
         remarks=[registry_is_whole] if "api" in settings.roles else [],

@@ -92,16 +92,19 @@ class Caller:
 
         With no sender left, NOBODY is looked up, so that the time of the answer tells nothing.
         """
-        asked = {one for one in sender_ids if one is not None and (one == NOBODY or self.names([one]))}
-        return await self.organisations.among(self.organisation, asked or {NOBODY}, tx)
+        return frozenset(await self.controllers(sender_ids, tx))
 
     async def controllers(self, sender_ids: Iterable[str | None], tx: AsyncConnection | None = None) -> dict[str, str]:
         """Return the controller of each of the senders whose data the caller may see. `tx`: as for `seen`."""
-        return {one: self.organisations.controller_of(one) for one in await self.seen(sender_ids, tx)}
+        asked = {one for one in sender_ids if one is not None and (one == NOBODY or self.names([one]))}
+        return await self.organisations.controllers(self.organisation, asked or {NOBODY}, tx)
 
     async def controller_of(self, sender_id: str, tx: AsyncConnection | None = None) -> str:
-        """Return the controller of a sender whose data the caller may see. `tx`: as for `seen`."""
-        return (await self.controllers([sender_id], tx))[sender_id]
+        """Return the controller of a sender whose data the caller may see. `tx`: as for `seen`. Raises NotFound."""
+        found = await self.controllers([sender_id], tx)
+        if sender_id not in found:  # the registration has failed since
+            raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+        return found[sender_id]
 
     async def theirs(self, tx: AsyncConnection, found: T | None, missing: NotFound) -> T:
         """Return `found` if the caller may see its sender's data; else raise `missing`, as for no data.

@@ -1,8 +1,8 @@
 """The organisation and the controller of each sender, read from the table `sender` of the service.
 
-Neither ever changes, so the sender is remembered once found. Where new senders arrive by Kafka, a sender that is not
-found is read again for a while. The wait for another organisation's sender is the wait for an unknown sender, so that
-the time of an answer tells nothing.
+Neither ever changes, so the sender is remembered once found. A copy of the table may be ahead of a change that fails,
+and then every call reads. Where new senders arrive by Kafka, a sender that is not found is read again for a while. The
+wait for another organisation's sender is the wait for an unknown sender, so that the time of an answer tells nothing.
 """
 
 import asyncio
@@ -24,11 +24,15 @@ class _Owner(NamedTuple):
 
 
 class Organisations:
-    """The senders of every organisation. Without a database there is none."""
+    """The senders of every organisation. Without a database there is none.
 
-    def __init__(self, database: Database | None, arrive_within_s: float = 0.0) -> None:
+    `remembers`: whether each row read is one that stays.
+    """
+
+    def __init__(self, database: Database | None, arrive_within_s: float = 0.0, *, remembers: bool = True) -> None:
         self._database = database
         self._arrive_within_s = arrive_within_s
+        self._remembers = remembers
         self._known: dict[str, _Owner] = {}
 
     async def has(self, organisation: str, sender_id: str) -> bool:
@@ -43,14 +47,21 @@ class Organisations:
         self, organisation: str, sender_ids: Collection[str], tx: AsyncConnection | None = None
     ) -> frozenset[str]:
         """Return those of the senders that are the organisation's. `tx`: an open transaction of the caller, if any."""
+        return frozenset(await self.controllers(organisation, sender_ids, tx))
+
+    async def controllers(
+        self, organisation: str, sender_ids: Collection[str], tx: AsyncConnection | None = None
+    ) -> dict[str, str]:
+        """Return the controller of each of the senders that are the organisation's. `tx`: as for `among`."""
         # a sender of a stranger is read like one that nobody has: memory would answer sooner
-        unread = [one for one in sender_ids if not self._is_theirs(one, organisation)]
+        known = {one: self._known[one] for one in sender_ids if self._is_theirs(one, organisation)}
+        unread = [one for one in sender_ids if one not in known]
         if unread and tx is not None:
-            await self._read(tx, unread)
+            known |= await self._read(tx, unread)
         elif unread and self._database is not None:
             async with self._database.begin() as own:
-                await self._read(own, unread)
-        return frozenset(one for one in sender_ids if self._is_theirs(one, organisation))
+                known |= await self._read(own, unread)
+        return {one: owner.controller for one, owner in known.items() if owner.organisation == organisation}
 
     async def countries(self, sender_ids: Collection[str], tx: AsyncConnection | None = None) -> dict[str, list[str]]:
         """Return the countries of each sender on record, its own first. Read anew: a sender may change these."""
@@ -61,22 +72,21 @@ class Organisations:
         async with self._database.begin() as own:
             return await _countries(own, sender_ids)
 
-    def controller_of(self, sender_id: str) -> str:
-        """Return the controller of a sender that `has` or `among` has found."""
-        return self._known[sender_id].controller
-
     def _is_theirs(self, sender_id: str, organisation: str) -> bool:
         owner = self._known.get(sender_id)
         return owner is not None and owner.organisation == organisation
 
-    async def _read(self, tx: AsyncConnection, sender_ids: Collection[str]) -> None:
+    async def _read(self, tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, _Owner]:
         rows = await tx.execute(
             text(
                 "SELECT sender_id, organisation_id, controller FROM sender WHERE sender_id = ANY(CAST(:ids AS text[]))"
             ),
             {"ids": list(sender_ids)},
         )
-        self._known |= {row.sender_id: _Owner(row.organisation_id, row.controller) for row in rows}
+        found = {row.sender_id: _Owner(row.organisation_id, row.controller) for row in rows}
+        if self._remembers:
+            self._known |= found
+        return found
 
     async def of(self, organisation: str, tx: AsyncConnection | None = None) -> frozenset[str]:
         """Return every sender of the organisation. `tx`: as for `among`."""
@@ -89,14 +99,16 @@ class Organisations:
 
 
 def of_shards(
-    shards: Shards, shard_of: Callable[[str], Shard] | None, arrive_within_s: float = 0.0
+    shards: Shards, shard_of: Callable[[str], Shard] | None, arrive_within_s: float = 0.0, *, copied: bool = False
 ) -> Callable[[str], Organisations]:
     """Return the function that gives an organisation's callers the senders, read from the right database.
 
     `shard_of`: where shards are of organisations, the shard with an organisation's data: the registry of another may
-    know fewer senders than the data names. Otherwise the process's own database tells.
+    know fewer senders than the data names. Otherwise the process's own database tells. `copied`: the senders of a shard
+    are copies of those of the first. A transaction given to `among` may be of any shard.
     """
-    senders = {shard.name: Organisations(shard.database, arrive_within_s) for shard in shards.each}
+    remembers = not (copied and shards.divided)
+    senders = {shard.name: Organisations(shard.database, arrive_within_s, remembers=remembers) for shard in shards.each}
     own = senders[shards.own.name]
     return lambda organisation: own if shard_of is None else senders[shard_of(organisation).name]
 
