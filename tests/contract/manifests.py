@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from common.contracts import TOPICS, Topic
+from common.kafka.widening import published_by
 from tests.contract import dashboards
 from tests.unit.deploy.deployed import BASE, ROOT, SERVICES, env_file
 
@@ -74,7 +75,8 @@ def _of_topic(service: str, topic: Topic) -> Iterator[dict[str, Any]]:
     reads, writes = service in topic.consumers, service in (topic.owner, *topic.publishers)
     if reads or writes:
         given = ["Describe", "DescribeConfigs"]
-        yield _allows("topic", topic.name, [*given, *["Read"] * reads, *["Write"] * writes])
+        widens = topic in published_by(service)
+        yield _allows("topic", topic.name, [*["Alter"] * widens, *given, *["Read"] * reads, *["Write"] * writes])
         yield _allows("topic", topic.dead_letters, [*given, *["Write"] * (reads or writes)])
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from common.contracts import TOPICS
+from common.kafka.widening import published_by
 from tests.contract.manifests import OVERLAYS, hash_of, of_sources, rendered, written
 from tests.unit.deploy.conftest import Started
 from tests.unit.deploy.overlays import container_of, faults, made_secrets, named, of, pod_of, service_of, variables
@@ -23,6 +25,22 @@ def test_what_is_rendered_is_what_the_sources_say(overlay: str) -> None:
 def test_topics_users_and_alerts_are_those_of_the_code() -> None:
     for path, text in written().items():
         assert path.read_text(encoding="utf-8") == text, "run `make manifests`"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_user_may_add_partitions_where_its_service_does_and_nowhere_else(overlay: str) -> None:
+    """A relay without `Alter` publishes by the former count for ever."""
+    users = of(rendered(overlay), "KafkaUser")
+    may = {
+        (each["metadata"]["name"], rule["resource"]["name"])
+        for each in users
+        for rule in each["spec"]["authorization"]["acls"]
+        if {"Alter", "All"} & set(rule["operations"])
+    }
+    services = {service for topic in TOPICS for service in (topic.owner, *topic.consumers, *topic.publishers)}
+    adds = {(f"kafka-{each}", topic.name) for each in services for topic in published_by(each)}
+    assert may == (adds if users else set())
+    assert len(adds) == 2
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -328,7 +328,7 @@ class Relay:
         self._published = published
         of_shard = f".{settings.own_shard}" if settings.own_shard else ""
         self._fence = f"{settings.topic_prefix}{service}.relay{of_shard}"
-        self.widens = widening.Widening(settings, widening.published_by(settings, service))
+        self.widens = widening.Widening(settings, widening.published_by(service))
         self._failures = 0
         self._patience_s = settings.relay_ack_timeout_s
         self._next_watermark = 0.0

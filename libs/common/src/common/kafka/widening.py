@@ -113,8 +113,8 @@ def parents_of(partition: int, partitions: int) -> Sequence[int]:
     return range(partition % partitions, partition, partitions)
 
 
-def published_by(settings: ServiceSettings, service: str) -> Sequence[Topic]:
-    """Return the wide topics that a service publishes, and whose partitions the settings count."""
+def published_by(service: str) -> Sequence[Topic]:
+    """Return the wide topics that a service publishes, and so adds partitions to."""
     return [topic for topic in TOPICS if topic.wide and service in (topic.owner, *topic.publishers)]
 
 
