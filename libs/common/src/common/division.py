@@ -10,22 +10,24 @@ import logging
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
+import asyncpg
 from sqlalchemy import ARRAY, Column, Integer, MetaData, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import TOPICS
-from common.db.database import Database, fetch_many
-from common.db.shards import OtherShard, Shard, Shards
+from common.db.database import Database, Fetch, fetch_many
+from common.db.shards import ANSWERS_WITHIN_S, OtherShard, Shard, Shards
 from common.kafka.broker import partitions_of
 from common.settings.shards import OF_OWNERS, PARTITIONS, DividedSettings
+from common.web.problems import DATABASE_DOWN
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 10_000  # rows
 PAGES = 1024  # 8 MB of a table
-ANSWERS_WITHIN_S = 2.0  # of another shard
 DIVIDED = {
     "the database is of one shard: ids would move to people of others": "SELECT 1 FROM shard WHERE"
     ' cardinality(partitions) < "of"'
@@ -35,6 +37,10 @@ LEFT = {
 }
 SUBJECT_KEYED = [topic.name for topic in TOPICS if topic.keyed_by == "subject_id"]
 OF_PAGES = "SELECT subject_id, ctid::text FROM {table} WHERE ctid >= $1::text::tid AND ctid < $2::text::tid"
+STATED = 'SELECT partitions, "of", division, taken FROM shard'
+# of a new connection, which would ask for the types of arrays first; no row without the table
+SEEN = "SELECT array_to_string(partitions, ','), \"of\", division, array_to_string(taken, ',') FROM shard"
+IN_USE = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 LIMIT 1"
 LOCK = "SELECT pg_advisory_xact_lock(hashtext('placet.shard'))"
 
 
@@ -86,6 +92,14 @@ class NotYet(RuntimeError):
     """The database cannot be divided yet; the text says what to do."""
 
 
+class _Holds(OtherShard):
+    """A new connection found a database that holds other places."""
+
+    def __init__(self, why: OtherShard, held: "Stated") -> None:
+        super().__init__(str(why))
+        self.held = held
+
+
 class Stated(NamedTuple):
     """The row of a database: its partitions, of how many, and whether its rows were divided.
 
@@ -102,11 +116,15 @@ async def admit(shards: Shards, settings: DividedSettings, writers: Collection[s
     """State or check the partitions of the process's database, and check those of the others. Raises OtherShard.
 
     `writers`: the roles of the service that write to the databases of all shards, or tell how many shards there are.
+    From then on each new connection checks its database. `divide` refuses while a connection is open, so no process
+    writes on to a database that was divided while it ran.
     """
     others = [shard for shard in shards.each if shard is not shards.own]
+    judges = bool(settings.roles & set(writers))
+    for shard in shards.each if judges else [shards.own]:
+        shard.database.check = partial(_look, shards, shard.partitions, settings)
     async with shards.own.database.begin() as tx:
         await claim(tx, settings.own_places, others, settings.places, settings.places_are)
-    judges = bool(settings.roles & set(writers))
     await asyncio.gather(*(meet(shard, settings, judges) for shard in others))
 
 
@@ -125,8 +143,11 @@ async def claim(
         return
     taken = set[int]()
     for shard in others:
-        async with shard.database.begin() as of_other:
-            theirs = await stated(of_other)
+        try:
+            async with shard.database.begin() as of_other:
+                theirs = await stated(of_other)
+        except _Holds as error:  # the refusal of the own database says more
+            theirs = error.held
         taken |= set(theirs.partitions if theirs is not None else ())
         if theirs is not None and (theirs.division != "none" or set(theirs.partitions) & set(own)):
             raise OtherShard(
@@ -155,6 +176,8 @@ async def meet(shard: Shard, settings: DividedSettings, judges: bool) -> None:
                 "UPDATE shard SET taken = taken || $1::smallint[] WHERE NOT taken @> $1::smallint[]",
                 list(settings.own_places),
             )
+    except OtherShard:
+        raise
     except Exception as error:  # the shard starts later, and checks its own
         log.warning("a shard does not answer", extra={"shard": shard.name, "why": type(error).__name__})
         return
@@ -162,9 +185,31 @@ async def meet(shard: Shard, settings: DividedSettings, judges: bool) -> None:
         _check(held, shard.partitions, settings.places, settings.places_are)
 
 
+async def _look(shards: Shards, places: Sequence[int], settings: DividedSettings, fetch: Fetch) -> None:
+    """Check the database of a new connection. Raises OtherShard."""
+    try:
+        rows = await fetch(SEEN)
+    except asyncpg.UndefinedTableError:  # before the first migration, and so undivided
+        return
+    if not rows:
+        return
+    partitions, of, division, taken = rows[0]
+    held = Stated(_places(partitions), of, division, _places(taken))
+    try:
+        _check(held, places, settings.places, settings.places_are)
+    except OtherShard as error:
+        holds = _Holds(error, held)
+        shards.refused.tell(holds)
+        raise holds from None
+
+
+def _places(told: str) -> list[int]:
+    return [int(place) for place in told.split(",") if place]
+
+
 async def stated(tx: AsyncConnection) -> Stated | None:
     """Return the row of the database, or None before the first start."""
-    rows = await fetch_many(tx, 'SELECT partitions, "of", division, taken FROM shard')
+    rows = await fetch_many(tx, STATED)
     return Stated(*rows[0]) if rows else None
 
 
@@ -197,14 +242,14 @@ async def divide(database: Database, tables: Divided, own: Sequence[int], partit
     """
     async with database.begin() as tx:
         await fetch_many(tx, LOCK)
-        held = await _divisible(tx, tables, own, partitions)
-        if min(held.partitions) not in own:  # the part with the first partition keeps what is no person's
-            for table in tables.of_all:
-                await fetch_many(tx, f"DELETE FROM {table}")
-        if await fetch_many(tx, "SELECT 1 WHERE to_regclass('erasing') IS NOT NULL"):
-            # the transactions that an erasure waits for have ended, and a copy counts its own
-            await fetch_many(tx, "UPDATE erasing SET after_xid = NULL WHERE erased_at IS NULL")
-        await _state(tx, own, partitions, "begun")
+        before = await _divisible(tx, tables, own, partitions)
+        await _state(tx, before.partitions, partitions, "begun")
+    try:
+        await _begin(database, tables, own, partitions)
+    except NotYet:
+        async with database.begin() as tx:
+            await _state(tx, before.partitions, partitions, before.division)
+        raise
     gone = 0
     for table in tables.placed:
         gone += await _delete(
@@ -230,6 +275,24 @@ async def divide(database: Database, tables: Divided, own: Sequence[int], partit
     return gone
 
 
+async def _begin(database: Database, tables: Divided, own: Sequence[int], partitions: int) -> None:
+    """State the own places, after a second look for processes. Raises NotYet, OtherShard.
+
+    The first look finds no process that connects just then, which has not read that a division began. The second does,
+    and a process that connects later has read so.
+    """
+    async with database.begin() as tx:
+        await fetch_many(tx, LOCK)
+        held = await _divisible(tx, tables, own, partitions)
+        if min(held.partitions) not in own:  # the part with the first partition keeps what is no person's
+            for table in tables.of_all:
+                await fetch_many(tx, f"DELETE FROM {table}")
+        if await fetch_many(tx, "SELECT 1 WHERE to_regclass('erasing') IS NOT NULL"):
+            # the transactions that an erasure waits for have ended, and a copy counts its own
+            await fetch_many(tx, "UPDATE erasing SET after_xid = NULL WHERE erased_at IS NULL")
+        await _state(tx, own, partitions, "begun")
+
+
 async def _divisible(tx: AsyncConnection, tables: Divided, own: Sequence[int], partitions: int) -> Stated:
     """Return the row of the database, if the database can be divided now. Raises NotYet, OtherShard."""
     held = await stated(tx)
@@ -243,11 +306,7 @@ async def _divisible(tx: AsyncConnection, tables: Divided, own: Sequence[int], p
     for why, query in (LEFT | dict(tables.left)).items():
         if await fetch_many(tx, query):
             raise NotYet(why)
-    if await fetch_many(
-        tx,
-        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 LIMIT 1",
-        tables.service,
-    ):
+    if await fetch_many(tx, IN_USE, tables.service):
         raise NotYet(f"a process of {tables.service}-svc uses the database: stop every process of the service first")
     return held
 
@@ -351,10 +410,34 @@ def run(tables: Divided, settings: DividedSettings, arguments: Sequence[str]) ->
     return asyncio.run(_run(tables, settings))
 
 
+async def _others_rest(tables: Divided, settings: DividedSettings) -> None:
+    """Raise NotYet while a process uses the database of another shard.
+
+    The process may have the former PLACET_SHARDS, and write for people who are moved now.
+    """
+    for name, _, url in settings.divided:
+        if name == settings.own_shard:
+            continue
+        database = Database(url, pool_size=1, name=f"{tables.service}-divide")
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN_S):
+                in_use = await database.read(IN_USE, tables.service)
+        except DATABASE_DOWN as error:
+            raise NotYet(f"shard {name} does not answer, so whether its processes are stopped is unknown") from error
+        finally:
+            await database.close()
+        if in_use:
+            raise NotYet(
+                f"a process of {tables.service}-svc uses the database of shard {name}: stop the processes of every"
+                " shard first"
+            )
+
+
 async def _run(tables: Divided, settings: DividedSettings) -> int:
     database = Database(settings.database_url, pool_size=1, name=f"{tables.service}-divide")
     own = settings.own_places
     try:
+        await _others_rest(tables, settings)
         gone = await divide(database, tables, own, settings.places)
     except (NotYet, OtherShard) as error:
         sys.stderr.write(f"{error}\n")

@@ -304,7 +304,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
     database.show_pool()
     state = _Running()
     parts: list[Background] = []
-    workers: list[Worker] = [held.allowances.worker()]
+    workers: list[Worker] = [held.allowances.worker(), Worker("shards", shards.watched)]
     subscriptions: list[Subscription] = []
     if "api" in settings.roles:
         by_owner = shards.divided and not settings.people_are_divided

@@ -130,8 +130,16 @@ class Direction(NamedTuple):
 NEWEST_FIRST, OLDEST_FIRST = Direction("<", "DESC", "infinity"), Direction(">", "ASC", "-infinity")
 
 
+Fetch = Callable[[str], Awaitable[Sequence[Sequence[Any]]]]  # of a new connection, without parameters
+
+
 class Database:
-    """The database of a service. After `idle_s` without a statement the server rolls back and closes the connection."""
+    """The database of a service. After `idle_s` without a statement the server rolls back and closes the connection.
+
+    `check`: called once with each new connection of the pool, before any use, and refuses the connection by an error.
+    """
+
+    check: Callable[[Fetch], Awaitable[None]] | None = None
 
     def __init__(self, url: str, *, pool_size: int = 10, name: str = "placet", idle_s: float = IDLE_S) -> None:
         self.name = name
@@ -156,7 +164,7 @@ class Database:
             pool_timeout=POOL_WAIT_S,
             hide_parameters=True,  # else a failed statement writes people's texts into the log
             connect_args={
-                "async_creator_fn": _connect,
+                "async_creator_fn": self._checked,
                 "timeout": CONNECT_TIMEOUT_S,
                 "server_settings": self._server_settings,
                 "ssl": self._tls,
@@ -237,6 +245,17 @@ class Database:
     async def connect(self) -> Any:
         """Return a raw asyncpg connection outside the pool, which the caller closes."""
         return await _connect(self.dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._server_settings, ssl=self._tls)
+
+    async def _checked(self, *args: Any, **more: Any) -> Any:
+        connection = await _connect(*args, **more)
+        if self.check is not None:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self.check(connection.fetch)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
 
     async def ping(self) -> None:
         async with self.engine.connect() as connection:

@@ -2,12 +2,20 @@
 some slots.
 """
 
+import asyncio
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from common.db.database import Database
+from common.db.notify import either
 from common.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+KEPT_EVERY_S = 30.0
+ANSWERS_WITHIN_S = 2.0  # of another shard
 
 
 class OtherShard(RuntimeError):
@@ -33,12 +41,25 @@ class Shard:
     database: Database
 
 
+@dataclass(slots=True)
+class Refused:
+    """The first refusal of a connection by its `check`, while the process runs."""
+
+    why: OtherShard | None = None
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self, why: OtherShard) -> None:
+        self.why = self.why or why
+        self.told.set()
+
+
 @dataclass(frozen=True, slots=True)
 class Shards:
     """The shards of a service, in the order of their first places. `own`: of this process."""
 
     each: Sequence[Shard]
     own: Shard
+    refused: Refused = field(default_factory=Refused)
 
     @classmethod
     def opened(cls, settings: ServiceSettings, service: str) -> "Shards":
@@ -74,6 +95,26 @@ class Shards:
     def of(self, partition: int) -> Shard:
         """Return the shard of a partition, or of a slot."""
         return next(shard for shard in self.each if partition in shard.partitions)
+
+    async def watched(self, stop: asyncio.Event) -> None:
+        """Keep a connection with each checked shard, so that `divide` waits for the process. Raises OtherShard once
+        a database is refused.
+        """
+        while not stop.is_set() and self.refused.why is None:
+            for shard in self.each:
+                if shard is not self.own and shard.database.check is not None:
+                    try:
+                        async with asyncio.timeout(ANSWERS_WITHIN_S):
+                            await shard.database.ping()
+                    except Exception as error:  # calls say so
+                        log.info("a shard does not answer", extra={"shard": shard.name, "why": type(error).__name__})
+            if self.refused.why is None:
+                await either(stop, self.refused.told, KEPT_EVERY_S)
+        if self.refused.why is not None:
+            raise OtherShard(
+                "a database of the service was divided while the process ran, so start the process anew with the new"
+                f" PLACET_SHARDS: {self.refused.why}"
+            ) from self.refused.why
 
     async def close(self) -> None:
         for shard in self.each:

@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from common.db.database import AWAY
+from common.db.shards import OtherShard
 from common.telemetry import masked, trace_id
 from common.web.prefix import outside
 
@@ -37,6 +38,7 @@ DATABASE_DOWN = (
     TimeoutError,
     *AWAY,
     asyncpg.InterfaceError,
+    OtherShard,
 )
 MEDIA_TYPE = "application/problem+json"
 IN_OUR_LOG = "the error is in our log under this trace id"
