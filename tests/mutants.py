@@ -887,6 +887,13 @@ MUTANTS = (
         "tests/service/common/test_relay.py -k before_kafka_has_acknowledged",
     ),
     Mutant(
+        "an escaped NUL in a text reaches the database",
+        "libs/common/src/common/kafka/broker.py",
+        '(b"\\\\" in value and b"u0000" in value) or ',
+        "",
+        "tests/unit/common/test_kafka.py",
+    ),
+    Mutant(
         "a shut outlet leaves the errors of its batches behind",
         "libs/common/src/common/kafka/broker.py",
         "        batch.future.add_done_callback(functools.partial(_all_seen, batch))\n",

@@ -165,7 +165,7 @@ def decode_as(event_type: bytes, value: bytes | None) -> Event | None:
     decoder = _decoders.get(event_type)
     if decoder is None:
         return None
-    if value and (b"u0000" in value or b"\x00" in value) and _NUL.search(value):  # the search alone takes 20 µs
+    if value and _may_hold_a_nul(value) and _NUL.search(value):  # the search alone takes 20 µs
         raise Undecodable("a NUL in a text")
     try:
         return decoder.decode(value or b"")
@@ -175,6 +175,11 @@ def decode_as(event_type: bytes, value: bytes | None) -> Event | None:
         raise Undecodable(_without_the_value(str(error))) from None  # the cause carries the value
     except RecursionError:
         raise Undecodable("more levels of lists and objects than any event has") from None
+
+
+def _may_hold_a_nul(value: bytes) -> bool:
+    """Look for single bytes first: to look for five takes a third as long as the decoding of the value."""
+    return (b"\\" in value and b"u0000" in value) or b"\x00" in value
 
 
 def _without_the_value(why: str) -> str:
