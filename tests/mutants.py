@@ -2608,6 +2608,13 @@ MUTANTS = (
         REPORTS,
     ),
     Mutant(
+        "reports: all changes are of the first one's state",
+        "services/campaign-svc/src/campaign/campaigns/reports.py",
+        "            if state != last:",
+        "            if last is None:",
+        REPORTS,
+    ),
+    Mutant(
         "reports: the recipients of a report count as one",
         "services/campaign-svc/src/campaign/planning/progress.py",
         "receipt)] += many\n",
@@ -2617,8 +2624,8 @@ MUTANTS = (
     Mutant(
         "reports: the instant of a DLR loses its microseconds",
         RECIPIENTS,
-        "str(at.timestamp())",
-        "str(round(at.timestamp()))",
+        "str((at - _EPOCH) // _MICROSECOND)",
+        "str(round(at.timestamp()) * 1_000_000)",
         REPORTS,
     ),
     Mutant(

@@ -6,7 +6,7 @@ recipient.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +28,7 @@ from common.db.database import fetch_many
 
 MANY = 1_000  # from here on Postgres needs fresh statistics
 STATISTICS = 30  # of 9,000 recipients: enough for plans; autovacuum reads more
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 recipient = Table(
@@ -275,8 +276,8 @@ _STORE = f"""
     ), stored AS (
         UPDATE recipient AS r
         SET status = k.status, reasons = string_to_array(k.reasons, ' '), repeated_at = NULL, receipt = k.receipt,
-            version = k.version, handed_off_at = k.handed_off_at, receipt_at = to_timestamp(k.receipt_at::float8),
-            segments = k.segments, cost = k.cost
+            version = k.version, handed_off_at = k.handed_off_at, segments = k.segments, cost = k.cost,
+            receipt_at = to_timestamp(k.receipt_at::float8 / 1000000)
         FROM known AS k
         WHERE r.ctid = k.at AND r.status = k.status_before AND r.version = k.version_before
         RETURNING k.place, k.status_before, k.reasons_before, k.receipt_before
@@ -309,7 +310,7 @@ async def update_recipients(tx: AsyncConnection, reports: Sequence[Report]) -> l
         [each.segments for each in reports],
         [each.cost for each in reports],
         [" ".join(each.people) for each in reports],
-        [_seconds(each.receipts_at) for each in reports],
+        [_microseconds(each.receipts_at) for each in reports],
     )
     await fetch_many(tx, BY_PLACE)
     moved: list[Moved] = []
@@ -326,9 +327,10 @@ async def update_recipients(tx: AsyncConnection, reports: Sequence[Report]) -> l
         await fetch_many(tx, _LOCK, *values)
 
 
-def _seconds(instants: Sequence[datetime | None]) -> str | None:
-    """Return the instants in seconds since 1970, exact to the microsecond until the year 2242."""
-    return " ".join(["" if at is None else str(at.timestamp()) for at in instants]) if instants else None
+def _microseconds(instants: Sequence[datetime | None]) -> str | None:
+    """Return the instants in microseconds since 1970, which PostgreSQL's floats hold exactly until the year 2242."""
+    texts = ["" if at is None else str((at - _EPOCH) // _MICROSECOND) for at in instants]
+    return " ".join(texts) if instants else None
 
 
 class RecipientState(msgspec.Struct, frozen=True, gc=False):

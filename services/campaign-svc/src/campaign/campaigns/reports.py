@@ -8,6 +8,7 @@ count and no export can show one (`consent_rule.told`).
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import chain
 from operator import attrgetter
 
 import msgspec
@@ -44,19 +45,24 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def reports_of(changes: Iterable[MessageChanged], now: datetime) -> list[Report]:
     """Return the newest change of each recipient, by reports. A message without a campaign is in none."""
-    newest: dict[tuple[str, str], MessageChanged] = {}
+    newest: dict[str, dict[str, MessageChanged]] = defaultdict(dict)
     for change in changes:
         if change.campaign_id is not None:
-            known = newest.setdefault((change.campaign_id, change.subject_id), change)
+            of_campaign = newest[change.campaign_id]
+            known = of_campaign.setdefault(change.subject_id, change)
             if known.version < change.version:
-                newest[change.campaign_id, change.subject_id] = change
+                of_campaign[change.subject_id] = change
     alike: dict[tuple[object, ...], list[MessageChanged]] = defaultdict(list)
-    for change in newest.values():
+    last, some = None, list[MessageChanged]()
+    for change in chain.from_iterable(map(dict.values, newest.values())):
         if change.reasons or (change.handed_off_at is None) is (change.status in OUTCOMES):
             kept = _kept(change)
             alike[*_state(kept), _waits(kept, now)].append(kept)
         else:
-            alike[_state(change)].append(change)
+            state = _state(change)
+            if state != last:  # the hash of a state takes far longer than the comparison
+                last, some = state, alike[state]
+            some.append(change)
     return [_report(some, now) for some in alike.values()]
 
 
