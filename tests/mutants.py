@@ -119,6 +119,13 @@ MUTANTS = (
         "tests/service/common/test_relay_leaders.py -k compressed_on_its_way",
     ),
     Mutant(
+        "records are compressed at the client's level, in twice the time",
+        "libs/common/src/common/kafka/broker.py",
+        "compress_at(CODEC_LEVEL)\n",
+        "",
+        "tests/unit/common/test_kafka.py -k at_our_level",
+    ),
+    Mutant(
         "an operator gets Zstandard, which its client may lack",
         "services/dispatch-svc/src/dispatch/gateways/by_kafka/publisher.py",
         "    codec = None\n",

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 
+import cramjam
 import pytest
 import uvloop
 from aiokafka import codec
@@ -15,6 +16,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 from aiokafka.partitioner import murmur2
+from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,7 @@ from common.kafka.broker import Wanted, differences
 from tests.support.builders import sender_changed
 
 HEADERS = [("ce_type", SenderChanged.type.encode())]
+BATCH_HEADER_BYTES, ZSTANDARD = 61, 4  # of Kafka's record batches, version 2
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0", "\\\0", '"\0'])
@@ -193,3 +196,16 @@ def test_a_connection_that_is_closed_already_is_reset_without_an_error() -> None
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(twice())
+
+
+def test_what_is_published_is_compressed_at_our_level() -> None:
+    batch = BatchBuilder(
+        kafka.BATCH_BYTES, ZSTANDARD, is_transactional=False, key_serializer=None, value_serializer=None
+    )
+    for place in range(500):
+        value = kafka.encode(sender_changed(brand=f"Banc {place * 7919 % 501}"))
+        assert batch.append(key=b"a", value=value, timestamp=1_000)
+    records = bytes(batch._build())[BATCH_HEADER_BYTES:]
+    plain = bytes(cramjam.zstd.decompress(records))
+    levels = {level for level in range(1, 10) if bytes(cramjam.zstd.compress(plain, level=level)) == records}
+    assert levels == {kafka.CODEC_LEVEL}

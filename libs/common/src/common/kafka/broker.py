@@ -35,6 +35,7 @@ from aiokafka.errors import (
 )
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
 from common.contracts import EVENTS, Event, Topic, Watermark
@@ -54,7 +55,7 @@ KNOWN_WITHIN_S = 15.0
 AT_LEAST = frozenset({"min.insync.replicas", "min.compaction.lag.ms"})  # settings whose higher value is safer
 AT_ONCE_FROM = 5  # keys: fewer are faster one by one
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
-CODEC = "zstd"  # of what we publish (ADR-0112)
+CODEC, CODEC_LEVEL = "zstd", 1  # of what we publish (ADR-0112)
 CODECS = ("gzip", "snappy", "lz4", "zstd")  # of Kafka
 
 _SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
@@ -229,6 +230,19 @@ def producer(settings: ServiceSettings, fence: str | None = None, codec: str | N
         request_timeout_ms=REQUEST_TIMEOUT_MS,
         retry_backoff_ms=RETRY_BACK_OFF_MS,
     )
+
+
+def compress_at(level: int) -> None:
+    """Set the level of Zstandard for what this process publishes.
+
+    aiokafka has no setting of it, and takes 3: twice the time of 1, for no fewer bytes of ours.
+    """
+    vars(sys.modules[DefaultRecordBatchBuilder.__module__])["zstd_encode"] = functools.partial(
+        codec.zstd_encode, level=level
+    )
+
+
+compress_at(CODEC_LEVEL)
 
 
 def missing_codecs() -> list[str]:
