@@ -14,7 +14,7 @@ from campaign.campaigns import recipients
 from campaign.campaigns import store as campaigns_store
 from campaign.planning import control, progress
 from campaign.planning import store as planning
-from campaign.planning.planner import FIRST_CHUNK, Planner
+from campaign.planning.planner import FIRST_REQUESTS, Planner
 from campaign.schedule.lifecycle import FURTHEST, Action, Status, message_of
 from campaign.senders import store as senders
 from common.contracts.dispatch import HoldChanged, MessagesChanged, OptOutEnforced
@@ -743,15 +743,16 @@ async def test_asking_reads_each_contact_about_once_though_the_audience_is_new(c
 
 
 async def test_the_first_requests_of_a_large_campaign_wait_for_few_others(campaigns: Campaigns) -> None:
-    many = FIRST_CHUNK + 150
+    first = 2 * FIRST_REQUESTS
+    many = first + 150
     planner = Planner(
-        campaigns.database, field_keys, link_keys, load("france"), partitions=3, chunk=16_000, backlog=1000
+        campaigns.database, field_keys, link_keys, load("france"), partitions=2, chunk=16_000, backlog=1000
     )
     await campaigns.started(*range(many))
     asked = []
     while await planner.expand():
         asked.append(len(await campaigns.requests()))
-    assert asked[:2] == [FIRST_CHUNK, many]
+    assert asked[:2] == [first, many]
     assert asked[-1] == many
 
 

@@ -73,7 +73,9 @@ FAILING = gauge(
 )
 
 PAGE = 1_000
-FIRST_CHUNK = 2_000  # at most, of a campaign: dispatch-svc works on these requests while the planner goes on
+# Of a campaign's first chunk, for each partition. dispatch-svc begins a whole batch of a partition at once (its
+# `intake_batch`, 500), while the planner goes on; fewer requests wait until they are half a second old.
+FIRST_REQUESTS = 650
 LOCKS_WITHIN_S = 2.0
 AHEAD = 100  # recipients read beyond a pace's room, to find the waiting
 LOOK_EVERY_S = 1.0
@@ -323,7 +325,7 @@ class Planner:
             asking = await self._asking(tx, campaign, now)
             pace = Pace.of(campaign.timing)
             slots = pace.room(campaign.next_slot, now)
-            most = self._chunk if campaign.cursor else min(self._chunk, FIRST_CHUNK)
+            most = self._chunk if campaign.cursor else min(self._chunk, FIRST_REQUESTS * self._partitions)
             room = most if slots is None else min(slots, most)
             await audience_store.reading_contacts(tx)
             waiting = await store.waiting_recipients(tx, asking.campaign, now, room) if asking.may_wait else []
