@@ -857,6 +857,13 @@ MUTANTS = (
         "tests/unit/common/test_rests.py -k settled",
     ),
     Mutant(
+        "as many requests as a read brings wait like a few",
+        "libs/common/src/common/kafka/subscription.py",
+        "WHOLE = 0.75",
+        "WHOLE = 1.0",
+        "tests/unit/common/test_rests.py -k settled",
+    ),
+    Mutant(
         "records that settle hold up the end of a process",
         "libs/common/src/common/kafka/consumer.py",
         "            await either(stop, None, settles_s)\n",

@@ -309,10 +309,12 @@ class Aged:
         ([3.0, 0.2], 0.3),
         ([0.6], 0.0),
         ([-9.0], 0.5),  # a clock is wrong
+        ([0.0] * 2, 0.5),
+        ([0.0] * 3, 0.0),
         ([0.0] * 4, 0.0),
     ],
 )
-def test_a_batch_waits_until_its_newest_record_has_settled_unless_it_is_full(
+def test_a_batch_waits_until_its_newest_record_has_settled_unless_it_is_whole(
     ages_s: Sequence[float], waits_s: float
 ) -> None:
     of = replace(_subscription(), settle_s=0.5, max_records=4, weigh=len)

@@ -20,6 +20,7 @@ CALM_S = 10.0  # without a record
 URGENT_MS = 20
 GATHER_S = 0.25  # of topics for which nobody waits
 COUNTED_S = 0.5  # of their readers that only count and show
+WHOLE = 0.75  # of the most messages: a read asks for so few records that they seldom hold more than the most
 BEFORE = 1 << 62  # more than any offset
 NOBODY = frozenset[str]()
 
@@ -162,7 +163,7 @@ class Subscription:
 
     def settles_in(self, records: Sequence[Any], now: float) -> float:
         """Return for how long a batch of these records still waits. `now`: seconds since 1970."""
-        if not self.settle_s or sum(map(self.weight, records)) >= self.max_records:
+        if not self.settle_s or sum(map(self.weight, records)) >= WHOLE * self.max_records:
             return 0.0
         newest: float = records[-1].timestamp / 1000
         return max(0.0, min(self.settle_s, newest + self.settle_s - now))
