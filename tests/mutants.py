@@ -2069,8 +2069,8 @@ MUTANTS = (
     Mutant(
         "a rejected message is charged",
         "services/dispatch-svc/src/dispatch/messages/events.py",
-        "cost=row.cost if charged else None",
-        "cost=row.cost",
+        'cost=of["cost"] if charged else None',
+        'cost=of["cost"]',
         "tests/service/dispatch/test_costs.py",
     ),
     Mutant(

@@ -26,7 +26,7 @@ class Changed(NamedTuple):
     state: MessageChanged
 
 
-# the columns of a state: those of a message, and those that many messages have in common
+# the columns of a state: first a message's own, then the columns that many messages have in common
 _OWN = ("message_id", "subject_id", "consent_version", "gateway_message_id", "receipt_at")
 STATE = (
     *_OWN,
@@ -43,7 +43,7 @@ def changed(row: MessageRow) -> Changed:
 def states(rows: Iterable[Sequence[Any]]) -> list[Changed]:
     """Return the states of a query's rows of `STATE`, with reasons as "one,other".
 
-    What rows have in common is built once: half of the time, for the DLRs of a campaign.
+    Rows with equal columns behind their own share one build: a fourth of the time, for the DLRs of a campaign.
     """
     changes: list[Changed] = []
     alike: dict[Sequence[Any], Changed] = {}
@@ -67,7 +67,7 @@ def states(rows: Iterable[Sequence[Any]]) -> list[Changed]:
     return changes
 
 
-# what a change of a row's state tells besides the message, its person and the version of the consent
+# the columns behind a change of a row, besides the message, its person and the version of the consent
 _COMMON: Callable[[MessageRow], tuple[object, ...]] = attrgetter(
     *("partition", "campaign_id", "sender_id", "category", "version", "status", "reasons", "due_at", "policy_version"),
     *("as_of", "decided_at", "gateway", "gateway_message_id", "receipt", "code", "receipt_at", "purpose"),

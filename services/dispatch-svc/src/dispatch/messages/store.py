@@ -187,7 +187,7 @@ DECIDED = _kinds_of(
     *("segments", "cost", "prices", "charged"),
 )
 
-# what `events.states` takes
+# the columns for `events.states`
 OF_A_CHANGE = ", ".join(
     {"number": _NUMBER_OF_AN_OPT_OUT, "reasons": "array_to_string(m.reasons, ',')"}.get(name, f"m.{name}")
     for name in STATE
