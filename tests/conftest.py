@@ -52,6 +52,13 @@ def pytest_runtestloop() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)  # before the errors that nobody retrieved are told
+def pytest_sessionfinish() -> None:
+    """What became garbage after its test was walked over for the last time tells of its errors now."""
+    gc.unfreeze()
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("placet")

@@ -1,6 +1,5 @@
 """A bucket names the trace of its last observation, if that is kept, to a scraper that takes OpenMetrics."""
 
-import math
 from collections.abc import Iterator
 
 import pytest
@@ -129,14 +128,3 @@ def test_a_scraper_that_takes_openmetrics_gets_each_series_under_the_same_name(s
     content, _ = exposed("text/plain")
     plain = text_string_to_metric_families(content.decode())
     assert names == {(s.name, *sorted(s.labels.items())) for family in plain for s in family.samples}
-
-
-def test_a_value_counts_in_the_first_bucket_that_holds_it_also_without_an_exemplar(seconds: Histogram) -> None:
-    values = (-1, 0.5, 1, 1.5, 10, 11, math.inf)
-    for value in values:
-        seconds.observe(value)
-        seconds.observe(value, {"trace_id": "c" * 32})
-    content, _ = exposed("text/plain")
-    lines = [line for line in content.decode().splitlines() if line.startswith("sms_probe_exemplar_seconds_bucket")]
-    counted = {line.partition('le="')[2].partition('"')[0]: float(line.split()[1]) for line in lines}
-    assert counted == {le: 2.0 * sum(value <= float(le) for value in values) for le in counted}

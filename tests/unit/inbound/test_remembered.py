@@ -2,7 +2,8 @@
 
 import gc
 
-from msgspec.structs import replace
+import msgspec
+from msgspec.structs import astuple, replace
 
 from inbound.keywords import ANYONE, Public, Remembered, Understanding, classify
 from tests.unit.inbound.corpus import labelled
@@ -45,6 +46,7 @@ def test_no_word_of_a_text_is_remembered() -> None:
     assert ("machinex",) in named
     assert len(remembered) == len([each for each in named if not each])
     assert "machinex" not in _strings_of(remembered)
+    assert "machinex" in _strings_of([classify(texts[0])]), "a meaning before it is remembered"
 
 
 def _strings_of(root: object) -> str:
@@ -56,7 +58,7 @@ def _strings_of(root: object) -> str:
             continue
         seen.add(id(each))
         told.append(repr(each) if isinstance(each, str | bytes) else "")
-        left += gc.get_referents(each)
+        left += astuple(each) if isinstance(each, msgspec.Struct) else gc.get_referents(each)
     return "\n".join(told).lower()
 
 

@@ -82,8 +82,8 @@ class Settings(ShardedSettings, PricedSettings):
     """Records in a transaction; a STOP of the partition waits for the transaction."""
 
     marketing_settle_s: float = Field(0.5, ge=0, le=5)
-    """How old a campaign's request is at its decision, unless a whole batch waits: by then a watermark speaks of what
-    was acknowledged before the request.
+    """How old a campaign's request is at its decision, unless three quarters of a batch wait: by then a watermark
+    speaks of what was acknowledged before the request.
     """
 
     keep: pruning.Periods = pruning.Periods()

@@ -108,19 +108,19 @@ class Subscription:
     before the partition's next batch. `on_poison(tx, key, partition, offset)`: partition and offset are those of
     `Received.home`, the key is None where missing or unreadable. `wait_ms`: of an empty fetch on the local stack's
     broker, which waits to the end, and where a fetch costs a millisecond: only topics with STOPs have a short wait.
-    `gather_s`: the shortest time from a read that brought records to the next, unless it brought all that the handler
-    takes: only where nobody waits for a record. `settle_s`: how old a record is when a batch of a partition begins,
-    unless the batch is full: where the handler stands on watermarks that speak of the record. `together`: a batch is of
-    all partitions read; where it fails, each partition is handled by itself. `weigh(value)`: how many messages a record
-    holds; a batch then has at most `max_records` messages, or one record. `wants(tx)`: whether the handler needs the
-    events of its transaction; otherwise records are stepped over undecoded, watermarks aside. `may_take`: how many
-    messages the handler takes now; at 0, records stay in Kafka. `handle_rest`: as `handle`, for a record that is buried
-    over a part of it: handle the other parts; raises Poison, with nothing written, where none can be handled.
-    `skips_unknown`: skip unknown types, as no event of this topic can forbid a message or is owed to a person;
-    elsewhere an unknown type is poison (ADR-0007). `foreign`: other parties write to the topic, so any number of bad
-    records may come, and its one type is read as `reading.foreign` says. `on_unread`: as `handle`, for a bad record of
-    a foreign topic, whose key names no subject. `on_assigned` gets the count of partitions read from now on, and how
-    many the topic has.
+    `gather_s`: the shortest time from a read that brought records to the next, unless it brought all that the
+    handler takes: only where nobody waits for a record. `settle_s`: how old a record is when a batch of a partition
+    begins, unless three quarters of a batch are there: where the handler stands on watermarks that speak of the
+    record. `together`: a batch is of all partitions read; where it fails, each partition is handled by itself.
+    `weigh(value)`: how many messages a record holds; a batch then has at most `max_records` messages, or one
+    record. `wants(tx)`: whether the handler needs the events of its transaction; otherwise records are stepped over
+    undecoded, watermarks aside. `may_take`: how many messages the handler takes now; at 0, records stay in Kafka.
+    `handle_rest`: as `handle`, for a record that is buried over a part of it: handle the other parts; raises
+    Poison, with nothing written, where none can be handled. `skips_unknown`: skip unknown types, as no event of
+    this topic can forbid a message or is owed to a person; elsewhere an unknown type is poison (ADR-0007).
+    `foreign`: other parties write to the topic, so any number of bad records may come, and its one type is read as
+    `reading.foreign` says. `on_unread`: as `handle`, for a bad record of a foreign topic, whose key names no
+    subject. `on_assigned` gets the count of partitions read from now on, and how many the topic has.
     """
 
     group: str  # <service>.<purpose>

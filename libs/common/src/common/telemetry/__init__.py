@@ -9,7 +9,6 @@ import logging
 import re
 import secrets
 import sys
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
@@ -220,11 +219,7 @@ class _WithExemplars(_Labelled, Histogram):
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         if exemplar is None and (trace := _kept.get()) is not None:
             exemplar = {EXEMPLAR: trace}
-        if exemplar is not None:
-            super().observe(amount, exemplar)
-            return
-        self._sum.inc(amount)
-        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)  # the library asks one bucket after the other
+        super().observe(amount, exemplar)
 
 
 def counter(name: str, what: str, labels: Sequence[str] = ()) -> Counter:

@@ -73,8 +73,8 @@ FAILING = gauge(
 )
 
 PAGE = 1_000
-# Of a campaign's first chunk, for each partition. dispatch-svc begins a whole batch of a partition at once (its
-# `intake_batch`, 500), while the planner goes on; fewer requests wait until they are half a second old.
+# Of a campaign's first chunk, for each partition of people. dispatch-svc begins at once with three quarters of a batch
+# (its `intake_batch`, 500), while the planner goes on; fewer requests wait until they are half a second old.
 FIRST_REQUESTS = 650
 LOCKS_WITHIN_S = 2.0
 AHEAD = 100  # recipients read beyond a pace's room, to find the waiting

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
 
-# in this order: no replacement makes a match of a later one that its own text had not
+# in this order; a pattern of them all, read once, gives the same
 SOUNDS = (
     *(("ph", "f"), ("ck", "k"), ("qu", "k"), ("q", "k")),
     *(("ce", "se"), ("ci", "si"), ("cy", "sy"), ("ch", "\0"), ("c", "k"), ("\0", "ch")),
