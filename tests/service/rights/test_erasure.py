@@ -98,7 +98,6 @@ async def chain_of(surroundings: Surroundings, n: int) -> int | None:
         await database.close()
 
 
-@pytest.mark.any_broker
 async def test_the_person_may_ask_by_sms(surroundings: Surroundings) -> None:
     async with four(surroundings) as told, reading(surroundings, STATES) as states:
         await told.everywhere(1)
