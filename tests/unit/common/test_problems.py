@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
+from common.db.shards import OtherShard
 from common.telemetry import continue_trace, trace_id
 from common.web import problems
 from common.web.problems import (
@@ -189,6 +190,13 @@ async def test_a_database_that_is_down_is_a_503_to_come_back_from(down: Exceptio
     assert found["type"] == "/problems/unavailable"
     assert "whether the request was kept is unknown" in found["detail"], "the connection may have broken at the commit"
     assert NUMBER not in response.text
+
+
+async def test_a_database_that_was_divided_has_kept_nothing() -> None:
+    response = await ask("GET", "/raise", OtherShard("the database holds the partitions 0-1 of 3"))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert "nothing was kept in that shard" in body_of(response)["detail"]
+    assert "unknown" not in response.text
 
 
 async def test_a_bug_says_nothing_of_itself() -> None:

@@ -68,7 +68,7 @@ class Together(Generic[T, R]):
 
         An item whose caller was cancelled, or given up on, is not written, unless its transaction has begun. Whether an
         item is kept is unknown after an error of `DATABASE_DOWN`: the commit itself may have failed, been given up or
-        been cancelled.
+        been cancelled. After OtherShard no item is.
         """
         loop = asyncio.get_running_loop()
         waiting: _Waiting[T, R] = _Waiting(one, loop.create_future(), current_trace())

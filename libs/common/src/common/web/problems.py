@@ -29,7 +29,7 @@ from common.web.prefix import outside
 
 log = logging.getLogger(__name__)
 
-# asyncpg's own errors arrive from calls past SQLAlchemy
+# asyncpg's own errors arrive from calls past SQLAlchemy. OtherShard: a new connection's, before its first statement.
 DATABASE_DOWN = (
     OperationalError,
     InterfaceError,
@@ -282,6 +282,13 @@ def problem_of(error: Exception) -> Problem:
     """Return the problem that tells the caller of an error, which this logs unless the caller made it."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, OtherShard):
+        log.error("a database of another shard is refused", exc_info=error)
+        detail = (
+            "a database was divided: nothing was kept in that shard, and the process starts anew, so send the same"
+            " request again"
+        )
+        return Unavailable(detail, headers={"Retry-After": "1"})
     if isinstance(error, DATABASE_DOWN):
         log.error("a dependency is down", exc_info=error)
         # the failure may be that of COMMIT
