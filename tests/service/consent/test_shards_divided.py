@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import httpx
 import pytest
+from sqlalchemy import make_url
 
 from common import division
 from common.db import shards
@@ -68,6 +69,7 @@ async def refused_and_ended(
     """A STOP of a person who was moved is answered 503 and written nowhere, and the process ends and says why."""
     answer = await client.post("/v1/opt-outs", json=opt_out(number=number(MOVED)))
     assert answer.status_code == 503, answer.text
+    assert "nothing was kept in that shard" in answer.json()["detail"]
     async with asyncio.timeout(30):
         await asked.wait()
     assert (await client.get("/readyz")).status_code == 503
@@ -123,20 +125,21 @@ async def test_a_process_that_nobody_calls_is_in_the_way_of_a_division_of_anothe
         assert (await both.sql("b", "SELECT division FROM shard"))[0][0] == "none"
 
 
-@pytest.mark.parametrize("elsewhere", ["in use", "away"])
+@pytest.mark.parametrize("elsewhere", ["in use", "away", "of another name"])
 async def test_a_shard_is_divided_once_the_processes_of_every_shard_are_stopped(
     surroundings: Surroundings, elsewhere: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with divided(surroundings, roles="api") as both:
         pass
-    of = both.urls | ({"b": NOWHERE} if elsewhere == "away" else {})
+    renamed = make_url(both.urls["b"]).set(database="nowhere").render_as_string(hide_password=False)
+    of = both.urls | {"away": {"b": NOWHERE}, "of another name": {"b": renamed}}.get(elsewhere, {})
     told = await settings(surroundings, of, "a", roles="api")
     running_elsewhere = await asyncpg.connect(both.urls["b"], server_settings={"application_name": "consent"})
     try:
         assert await asyncio.to_thread(division.run, TABLES, told, []) == 1
     finally:
         await running_elsewhere.close()
-    why = "does not answer" if elsewhere == "away" else "stop the processes of every shard first"
+    why = "stop the processes of every shard first" if elsewhere == "in use" else "does not answer"
     assert why in capsys.readouterr().err
     if elsewhere == "in use":
 
@@ -146,14 +149,12 @@ async def test_a_shard_is_divided_once_the_processes_of_every_shard_are_stopped(
         await eventually(is_divided)
 
 
-async def test_a_process_that_connects_while_a_division_begins_is_in_its_way(surroundings: Surroundings) -> None:
-    """It has read that its settings are right: what is divided then must wait for it."""
-    whole = Settings(**await surroundings.settings("consent", roles="api"))
-    async with running(build(whole)):
-        pass
-    database = Database(whole.database_url, name="consent-divide")
-    first, second = [await asyncpg.connect(whole.database_url) for _ in range(2)]
-    late: asyncpg.Connection | None = None
+@asynccontextmanager
+async def between_the_looks(
+    url: str, database: Database
+) -> AsyncIterator[tuple[asyncpg.Connection, asyncio.Task[int]]]:
+    """A run that has announced the division, and looks for processes again after the block, with its connection."""
+    first, second = [await asyncpg.connect(url) for _ in range(2)]
     try:
 
         async def in_line(many: int) -> bool:
@@ -170,14 +171,119 @@ async def test_a_process_that_connects_while_a_division_begins_is_in_its_way(sur
         await eventually(lambda: in_line(2))
         await held.rollback()  # the division begins, and then waits for the second
         await behind
-        late = await asyncpg.connect(whole.database_url, server_settings={"application_name": "consent"})
-        await between.rollback()
-        with pytest.raises(division.NotYet, match="stop every process"):
-            await dividing
-        assert await first.fetchval("SELECT division FROM shard") == "none"
-        assert list(await first.fetchval("SELECT partitions FROM shard")) == [0, 1, 2]
+        yield second, dividing
+        await between.commit()
+        await asyncio.wait([dividing])
     finally:
-        for each in (first, second, late):
-            if each is not None:
-                await each.close()
+        for each in (first, second):
+            await each.close()
+
+
+@asynccontextmanager
+async def in_use_once(surroundings: Surroundings) -> AsyncIterator[tuple[str, Database]]:
+    """The database of everybody, where no process runs."""
+    whole = Settings(**await surroundings.settings("consent", roles="api"))
+    async with running(build(whole)):
+        pass
+    database = Database(whole.database_url, name="consent-divide")
+    try:
+        yield whole.database_url, database
+    finally:
+        await database.close()
+
+
+async def row_of(database: Database) -> tuple[list[int], str]:
+    [(held, state)] = await database.read("SELECT partitions, division FROM shard")
+    return list(held), state
+
+
+async def test_a_process_that_connects_while_a_division_begins_is_in_its_way(surroundings: Surroundings) -> None:
+    """It has read that its settings are right: what is divided then must wait for it."""
+    async with in_use_once(surroundings) as (url, database):
+        async with between_the_looks(url, database) as (_, dividing):
+            late = await asyncpg.connect(url, server_settings={"application_name": "consent"})
+        try:
+            with pytest.raises(division.NotYet, match="stop every process"):
+                await dividing
+            assert await row_of(database) == ([0, 1, 2], "none")
+        finally:
+            await late.close()
+
+
+async def test_a_second_run_at_a_time_is_refused(surroundings: Surroundings) -> None:
+    """The first may be about to put back the row of a database that the second has divided."""
+    async with in_use_once(surroundings) as (url, database):
+        async with between_the_looks(url, database) as (_, dividing):
+            second = asyncio.create_task(division.divide(database, TABLES, (0, 1), 3))
+
+            async def has_looked() -> bool:
+                return second.done() or (await database.read(LOCKED))[0][0] == 2
+
+            await eventually(has_looked)
+        with pytest.raises(division.NotYet, match="another run of `divide` has the database"):
+            await second
+        await dividing
+        assert await row_of(database) == ([0, 1], "done")
+        assert await division.divide(database, TABLES, (0, 1), 3) == 0, "the first has let go"
+
+
+@pytest.mark.parametrize("is_in_its_way", [True, False])
+async def test_a_run_that_lost_its_session_changes_nothing_of_what_another_has_divided(
+    surroundings: Surroundings, is_in_its_way: bool
+) -> None:
+    async with in_use_once(surroundings) as (url, database):
+        late: asyncpg.Connection | None = None
+        async with between_the_looks(url, database) as (other, dividing):
+            await other.execute("UPDATE shard SET partitions = '{0,1}', division = 'done'")
+            if is_in_its_way:
+                late = await asyncpg.connect(url, server_settings={"application_name": "consent"})
+        try:
+            why = "stop every process" if is_in_its_way else "run `divide` again"
+            with pytest.raises(division.NotYet, match=why):
+                await dividing
+            assert await row_of(database) == ([0, 1], "done")
+        finally:
+            if late is not None:
+                await late.close()
+
+
+async def test_a_run_that_was_interrupted_goes_on_while_another_shard_runs(
+    surroundings: Surroundings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No process of before was left when the first rows went."""
+    async with divided(surroundings, roles="api") as both:
+        pass
+    told = await settings(surroundings, both.urls, "a", roles="api")
+    elsewhere = await asyncpg.connect(both.urls["b"], server_settings={"application_name": "consent"})
+    try:
+        for state, ends in (("none", 1), ("begun", 0)):
+            await both.sql("a", "UPDATE shard SET division = $1", state)
+            assert await asyncio.to_thread(division.run, TABLES, told, []) == ends, capsys.readouterr().err
+        assert (await both.sql("a", "SELECT division FROM shard"))[0][0] == "done"
+    finally:
+        await elsewhere.close()
+
+
+@pytest.mark.parametrize(
+    ("held", "own", "before"), [((0, 1, 2), (0, 1), "none"), ((0, 1), (0,), "done")], ids=["whole", "part"]
+)
+async def test_a_run_that_died_before_it_deleted_leaves_the_way_to_what_has_to_be_done_first(
+    surroundings: Surroundings, held: Sequence[int], own: Sequence[int], before: str
+) -> None:
+    """A relay starts with no database whose division has begun."""
+    database = Database(await surroundings.database("consent"), name="consent-divide")
+    try:
+        async with database.begin() as tx:
+            await division.claim(tx, held, [], 3)
+        await database.run("UPDATE shard SET division = 'begun'")
+        await database.run("INSERT INTO outbox (event_id, topic, type) VALUES (gen_random_uuid(), 't', 't')")
+        with pytest.raises(division.NotYet, match="start the relay alone"):
+            await division.divide(database, TABLES, own, 3)
+        assert await row_of(database) == (list(held), before)
+        async with database.begin() as tx:
+            await division.claim(tx, held, [], 3)
+        await database.run("DELETE FROM outbox")
+        await division.divide(database, TABLES, own, 3)
+        assert await row_of(database) == (list(own), "done")
+    finally:
         await database.close()

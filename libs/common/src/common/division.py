@@ -8,7 +8,8 @@ other partitions go. A row that stayed would be decided by a shard that no longe
 import asyncio
 import logging
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +23,6 @@ from common.db.database import Database, Fetch, fetch_many
 from common.db.shards import ANSWERS_WITHIN_S, OtherShard, Shard, Shards
 from common.kafka.broker import partitions_of
 from common.settings.shards import OF_OWNERS, PARTITIONS, DividedSettings
-from common.web.problems import DATABASE_DOWN
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,12 @@ LEFT = {
 SUBJECT_KEYED = [topic.name for topic in TOPICS if topic.keyed_by == "subject_id"]
 OF_PAGES = "SELECT subject_id, ctid::text FROM {table} WHERE ctid >= $1::text::tid AND ctid < $2::text::tid"
 STATED = 'SELECT partitions, "of", division, taken FROM shard'
-# of a new connection, which would ask for the types of arrays first; no row without the table
+# of a new connection, which would ask for the types of arrays first
 SEEN = "SELECT array_to_string(partitions, ','), \"of\", division, array_to_string(taken, ',') FROM shard"
 IN_USE = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 LIMIT 1"
 LOCK = "SELECT pg_advisory_xact_lock(hashtext('placet.shard'))"
+# a run is longer than a server may let a session be idle
+ALONE = "SELECT pg_try_advisory_lock(hashtext('placet.divide')) FROM set_config('idle_session_timeout', '0', false)"
 
 
 def define(metadata: MetaData) -> Table:
@@ -116,8 +118,9 @@ async def admit(shards: Shards, settings: DividedSettings, writers: Collection[s
     """State or check the partitions of the process's database, and check those of the others. Raises OtherShard.
 
     `writers`: the roles of the service that write to the databases of all shards, or tell how many shards there are.
-    From then on each new connection checks its database. `divide` refuses while a connection is open, so no process
-    writes on to a database that was divided while it ran.
+    From then on each new connection to these databases is checked. `divide` refuses while a connection is open, so no
+    process writes on for people who were moved while it ran. Unchecked: connections to another shard of a process
+    without `writers`, and those of limits; both write what is counted over all, and nothing of a person's.
     """
     others = [shard for shard in shards.each if shard is not shards.own]
     judges = bool(settings.roles & set(writers))
@@ -159,8 +162,13 @@ async def claim(
                 f"the database is empty, and shard {shard.name} knows another database with its {places}"
                 f" {_named(own)}: set PLACET_SHARDS and PLACET_DATABASE_URL as they were (docs/scale.md)"
             )
-    await _state(tx, own, of, "none")
-    await fetch_many(tx, "UPDATE shard SET taken = $1::smallint[]", sorted(taken))
+    await fetch_many(
+        tx,
+        'INSERT INTO shard (id, partitions, "of", taken) VALUES (1, $1::smallint[], $2, $3::smallint[])',
+        list(own),
+        of,
+        sorted(taken),
+    )
 
 
 async def meet(shard: Shard, settings: DividedSettings, judges: bool) -> None:
@@ -224,15 +232,45 @@ def _check(held: Stated, own: Sequence[int], of: int, places: str) -> None:
         raise OtherShard("the database is being divided: run `divide` to its end (docs/scale.md)")
 
 
-async def _state(tx: AsyncConnection, own: Sequence[int], partitions: int, division: str) -> None:
-    await fetch_many(
-        tx,
-        'INSERT INTO shard (id, partitions, "of", division) VALUES (1, $1::smallint[], $2, $3) ON CONFLICT (id)'
-        ' DO UPDATE SET partitions = excluded.partitions, "of" = excluded."of", division = excluded.division',
-        list(own),
-        partitions,
-        division,
+async def _restate(tx: AsyncConnection, was: Stated, now: Stated) -> bool:
+    """Change the row of the database; return whether the row still was as `was` says."""
+    return bool(
+        await fetch_many(
+            tx,
+            "UPDATE shard SET partitions = $3::smallint[], division = $4"
+            " WHERE partitions = $1::smallint[] AND division = $2 RETURNING 1",
+            list(was.partitions),
+            was.division,
+            list(now.partitions),
+            now.division,
+        )
     )
+
+
+def _before(held: Stated, own: Sequence[int]) -> str:
+    """Return what the row said of the division before a run that has deleted nothing.
+
+    Where a former run died before its second look, what the row of a part said is unknown. With "done" an empty
+    database of another shard is refused.
+    """
+    if held.division != "begun" or list(held.partitions) == list(own):
+        return held.division
+    return "none" if len(held.partitions) == held.of else "done"
+
+
+@asynccontextmanager
+async def _alone(database: Database) -> AsyncIterator[None]:
+    """Keep other runs of `divide` away from the database. Raises NotYet.
+
+    A run whose session is lost changes the row only where no other run has.
+    """
+    session = await database.connect()
+    try:
+        if not await session.fetchval(ALONE):
+            raise NotYet("another run of `divide` has the database: wait for its end")
+        yield
+    finally:
+        await session.close()  # once the server has let go of the lock
 
 
 async def divide(database: Database, tables: Divided, own: Sequence[int], partitions: int) -> int:
@@ -240,16 +278,90 @@ async def divide(database: Database, tables: Divided, own: Sequence[int], partit
 
     No process starts until the rows are gone; an interrupted run is run again. Raises NotYet, OtherShard.
     """
+    async with _alone(database):
+        divided = await _begun(database, tables, own, partitions)
+        gone = await _delete_others(database, tables, own, partitions)
+        async with database.begin() as tx:
+            for table in () if tables.owners else ("consumer_offset", "dead_letter"):  # shards of owners read all
+                await fetch_many(
+                    tx,
+                    # of a wide topic too, whose partition is the people's plus a multiple of `partitions`
+                    f"DELETE FROM {table} WHERE topic = ANY($1::text[]) AND partition % $3 <> ALL($2::integer[])",
+                    SUBJECT_KEYED,
+                    list(own),
+                    partitions,
+                )
+            await fetch_many(tx, LOCK)
+            await _change(tx, divided, divided._replace(division="done"))
+    return gone
+
+
+async def _begun(database: Database, tables: Divided, own: Sequence[int], partitions: int) -> Stated:
+    """Look twice for processes, and return the row with the own places, whose division has begun.
+
+    The first look finds no process that connects just then, which has not read that a division began. The second does,
+    and a process that connects later has read so. A row without its second look is put back, so that what has to be
+    done first can be done. Raises NotYet, OtherShard.
+    """
     async with database.begin() as tx:
-        await fetch_many(tx, LOCK)
-        before = await _divisible(tx, tables, own, partitions)
-        await _state(tx, before.partitions, partitions, "begun")
+        held = _divisible(await stated(tx), tables, own, partitions)
+    announced = held._replace(division="begun")
     try:
-        await _begin(database, tables, own, partitions)
+        async with database.begin() as tx:
+            await fetch_many(tx, LOCK)
+            await _at_rest(tx, tables)
+            await _change(tx, held, announced)
+        return await _begin(database, tables, own, announced)
     except NotYet:
         async with database.begin() as tx:
-            await _state(tx, before.partitions, partitions, before.division)
+            await fetch_many(tx, LOCK)
+            await _restate(tx, announced, held._replace(division=_before(held, own)))
         raise
+
+
+async def _begin(database: Database, tables: Divided, own: Sequence[int], announced: Stated) -> Stated:
+    """State the own places, after the second look. Raises NotYet."""
+    async with database.begin() as tx:
+        await fetch_many(tx, LOCK)
+        await _at_rest(tx, tables)
+        if min(announced.partitions) not in own:  # the part with the first partition keeps what is no person's
+            for table in tables.of_all:
+                await fetch_many(tx, f"DELETE FROM {table}")
+        if await fetch_many(tx, "SELECT 1 WHERE to_regclass('erasing') IS NOT NULL"):
+            # the transactions that an erasure waits for have ended, and a copy counts its own
+            await fetch_many(tx, "UPDATE erasing SET after_xid = NULL WHERE erased_at IS NULL")
+        return await _change(tx, announced, announced._replace(partitions=own))
+
+
+def _divisible(held: Stated | None, tables: Divided, own: Sequence[int], partitions: int) -> Stated:
+    """Return the row of the database, if it can become that of the own places. Raises NotYet, OtherShard."""
+    if held is None:
+        raise NotYet(f"the database was never in use: start the service, which states the {tables.places} itself")
+    if held.of != partitions or not set(own) <= set(held.partitions):
+        raise OtherShard(
+            f"the database holds the {tables.places} {_named(held.partitions)} of {held.of}, and so cannot become that"
+            f" of {_named(own)} of {partitions}: a shard divides into parts of itself"
+        )
+    return held
+
+
+async def _at_rest(tx: AsyncConnection, tables: Divided) -> None:
+    """Raise NotYet while a process uses the database, or work is in hand."""
+    for why, query in (LEFT | dict(tables.left)).items():
+        if await fetch_many(tx, query):
+            raise NotYet(why)
+    if await fetch_many(tx, IN_USE, tables.service):
+        raise NotYet(f"a process of {tables.service}-svc uses the database: stop every process of the service first")
+
+
+async def _change(tx: AsyncConnection, was: Stated, now: Stated) -> Stated:
+    """Change the row of the database, and return the row. Raises NotYet where another run has changed the row."""
+    if not await _restate(tx, was, now):
+        raise NotYet("another run of `divide` has changed the database meanwhile: run `divide` again")
+    return now
+
+
+async def _delete_others(database: Database, tables: Divided, own: Sequence[int], partitions: int) -> int:
     gone = 0
     for table in tables.placed:
         gone += await _delete(
@@ -261,54 +373,7 @@ async def divide(database: Database, tables: Divided, own: Sequence[int], partit
         gone += await _delete_people(database, table, statement, own, partitions)
     if tables.owners:
         gone += await _delete_of_others(database, tables, own, partitions)
-    async with database.begin() as tx:
-        for table in () if tables.owners else ("consumer_offset", "dead_letter"):  # shards of owners read all
-            await fetch_many(
-                tx,
-                # of a wide topic too, whose partition is the people's plus a multiple of `partitions`
-                f"DELETE FROM {table} WHERE topic = ANY($1::text[]) AND partition % $3 <> ALL($2::integer[])",
-                SUBJECT_KEYED,
-                list(own),
-                partitions,
-            )
-        await _state(tx, own, partitions, "done")
     return gone
-
-
-async def _begin(database: Database, tables: Divided, own: Sequence[int], partitions: int) -> None:
-    """State the own places, after a second look for processes. Raises NotYet, OtherShard.
-
-    The first look finds no process that connects just then, which has not read that a division began. The second does,
-    and a process that connects later has read so.
-    """
-    async with database.begin() as tx:
-        await fetch_many(tx, LOCK)
-        held = await _divisible(tx, tables, own, partitions)
-        if min(held.partitions) not in own:  # the part with the first partition keeps what is no person's
-            for table in tables.of_all:
-                await fetch_many(tx, f"DELETE FROM {table}")
-        if await fetch_many(tx, "SELECT 1 WHERE to_regclass('erasing') IS NOT NULL"):
-            # the transactions that an erasure waits for have ended, and a copy counts its own
-            await fetch_many(tx, "UPDATE erasing SET after_xid = NULL WHERE erased_at IS NULL")
-        await _state(tx, own, partitions, "begun")
-
-
-async def _divisible(tx: AsyncConnection, tables: Divided, own: Sequence[int], partitions: int) -> Stated:
-    """Return the row of the database, if the database can be divided now. Raises NotYet, OtherShard."""
-    held = await stated(tx)
-    if held is None:
-        raise NotYet(f"the database was never in use: start the service, which states the {tables.places} itself")
-    if held.of != partitions or not set(own) <= set(held.partitions):
-        raise OtherShard(
-            f"the database holds the {tables.places} {_named(held.partitions)} of {held.of}, and so cannot become that"
-            f" of {_named(own)} of {partitions}: a shard divides into parts of itself"
-        )
-    for why, query in (LEFT | dict(tables.left)).items():
-        if await fetch_many(tx, query):
-            raise NotYet(why)
-    if await fetch_many(tx, IN_USE, tables.service):
-        raise NotYet(f"a process of {tables.service}-svc uses the database: stop every process of the service first")
-    return held
 
 
 async def _delete(database: Database, rows: str, table: str, own: Sequence[int]) -> int:
@@ -422,8 +487,11 @@ async def _others_rest(tables: Divided, settings: DividedSettings) -> None:
         try:
             async with asyncio.timeout(ANSWERS_WITHIN_S):
                 in_use = await database.read(IN_USE, tables.service)
-        except DATABASE_DOWN as error:
-            raise NotYet(f"shard {name} does not answer, so whether its processes are stopped is unknown") from error
+        except Exception as error:  # whatever keeps the answer back
+            raise NotYet(
+                f"shard {name} does not answer ({type(error).__name__}), so whether its processes are stopped is"
+                " unknown"
+            ) from error
         finally:
             await database.close()
         if in_use:
@@ -433,11 +501,21 @@ async def _others_rest(tables: Divided, settings: DividedSettings) -> None:
             )
 
 
+async def _goes_on(database: Database, own: Sequence[int]) -> bool:
+    """Return whether a former run has begun to delete rows: no process with a former PLACET_SHARDS was left then, and
+    none has connected since.
+    """
+    async with database.begin() as tx:
+        held = await stated(tx)
+    return held is not None and (held.division, list(held.partitions)) == ("begun", list(own))
+
+
 async def _run(tables: Divided, settings: DividedSettings) -> int:
     database = Database(settings.database_url, pool_size=1, name=f"{tables.service}-divide")
     own = settings.own_places
     try:
-        await _others_rest(tables, settings)
+        if not await _goes_on(database, own):
+            await _others_rest(tables, settings)
         gone = await divide(database, tables, own, settings.places)
     except (NotYet, OtherShard) as error:
         sys.stderr.write(f"{error}\n")
