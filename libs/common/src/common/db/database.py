@@ -139,10 +139,9 @@ class Database:
     `check`: called once with each new connection of the pool, before any use, and refuses the connection by an error.
     """
 
-    check: Callable[[Fetch], Awaitable[None]] | None = None
-
     def __init__(self, url: str, *, pool_size: int = 10, name: str = "placet", idle_s: float = IDLE_S) -> None:
         self.name = name
+        self.check: Callable[[Fetch], Awaitable[None]] | None = None
         located, self._tls = without_tls_of(url)
         self._url = located.set(drivername="postgresql+asyncpg")
         self.dsn = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
