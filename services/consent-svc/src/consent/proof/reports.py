@@ -69,7 +69,11 @@ async def get_retroactive_messages(
     )
     controllers = await caller.controllers({each.message.sender_id for each in found})
     return Page[RetroactiveMessage](
-        items=[_view(each, held.edge_ids.of(controllers[each.message.sender_id])) for each in found],
+        items=[
+            _view(each, held.edge_ids.of(controllers[each.message.sender_id]))
+            for each in found
+            if each.message.sender_id in controllers  # the registration has failed since the first read
+        ],
         next=cursor_of(behind) if behind is not None else None,
     )
 
