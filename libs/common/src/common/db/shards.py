@@ -97,8 +97,10 @@ class Shards:
         return next(shard for shard in self.each if partition in shard.partitions)
 
     async def watched(self, stop: asyncio.Event) -> None:
-        """Keep a connection with each checked shard, so that `divide` waits for the process. Raises OtherShard once
-        a database is refused.
+        """Keep a connection with each checked shard, so that `divide` refuses while the process runs. Raises OtherShard
+        once a database is refused.
+
+        A connection that was cut is back within KEPT_EVERY_S, or is refused: a division may have ended meanwhile.
         """
         while not stop.is_set() and self.refused.why is None:
             for shard in self.each:
