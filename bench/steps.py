@@ -39,6 +39,7 @@ from dispatch.messages import copied, events
 from dispatch.projection.limits import Limits
 from dispatch.projection.store import Sender
 from dispatch.sending import outcomes
+from dispatch.sending.pipeline import submit_of
 from dispatch.sending.reading import read
 from stack.environment import PARTITIONS
 
@@ -109,7 +110,7 @@ class _Steps:
         for at in range(0, len(permits), PER_SUBMIT):
             some = permits[at : at + PER_SUBMIT]
             with self._timed("submits written"):
-                submits = [_submit(permit) for permit in some]
+                submits = [submit_of(permit) for permit in some]
                 standard.request(submits, ACCOUNT, now)
             answer = _answer(submits)
             with self._timed("answers read"):
@@ -144,21 +145,6 @@ def _known(people: dict[str, Subject]) -> Known:
         controllers={},
         purses={},
         highest={},
-    )
-
-
-def _submit(permit: Permit) -> Submit:
-    one = permit.candidate
-    return Submit(
-        reference=str(one.message_id),
-        subject_id=one.subject_id,
-        to=permit.number,
-        sender=permit.oadc,
-        short_code=permit.stop_code,
-        category=one.category,
-        text=permit.text,
-        begin_by=permit.until,
-        deliver_by=permit.deliver_by,
     )
 
 

@@ -20,7 +20,7 @@ CALM_S = 10.0  # without a record
 URGENT_MS = 20
 GATHER_S = 0.25  # of topics for which nobody waits
 COUNTED_S = 0.5  # of their readers that only count and show
-WHOLE = 0.75  # of the most messages: a read asks for so few records that they seldom hold more than the most
+WHOLE = 0.75  # of `max_records` make a whole batch: a read asks for few records, which seldom hold more
 BEFORE = 1 << 62  # more than any offset
 NOBODY = frozenset[str]()
 

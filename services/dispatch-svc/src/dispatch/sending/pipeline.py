@@ -347,20 +347,7 @@ class Handoff:
         several messages as a whole: then no message was taken.
         """
         started, at = time.monotonic(), datetime.now(UTC)
-        submits = [
-            Submit(
-                reference=str(p.candidate.message_id),
-                subject_id=p.candidate.subject_id,
-                to=p.number,
-                sender=p.oadc,
-                short_code=p.stop_code,
-                category=p.candidate.category,
-                text=p.text,
-                begin_by=p.until,
-                deliver_by=p.deliver_by,
-            )
-            for p in permits
-        ]
+        submits = [submit_of(permit) for permit in permits]
         gateway = self.traffic.gateways[permits[0].gateway]
         results: Sequence[Result | SendError]
         try:
@@ -570,6 +557,22 @@ class Handoff:
         """Record the look-up result of a lost answer."""
         echoes = self.traffic.gateways[row.gateway].capabilities.echoes_reference
         await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], Lane.MARKETING)
+
+
+def submit_of(permit: Permit) -> Submit:
+    """Return the message for the operator."""
+    one = permit.candidate
+    return Submit(
+        reference=str(one.message_id),
+        subject_id=one.subject_id,
+        to=permit.number,
+        sender=permit.oadc,
+        short_code=permit.stop_code,
+        category=one.category,
+        text=permit.text,
+        begin_by=permit.until,
+        deliver_by=permit.deliver_by,
+    )
 
 
 def _count_repeated(answered: int, in_hand: int, new: int) -> None:

@@ -428,9 +428,8 @@ def _sounded(said: Sequence[Said], exact: Sequence[Clause], content: Sequence[Cl
                     if found.intent == "stop":
                         return found
                     doubt = doubt or found
-        joined = bare = "".join(exact[place])
-        if joined.endswith(COURTESY_AT_END):
-            bare = joined[: -len(next(filter(joined.endswith, COURTESY_AT_END)))]
+        joined = "".join(exact[place])
+        bare = joined.removesuffix(next(filter(joined.endswith, COURTESY_AT_END), ""))
         if not known.glued_stops.isdisjoint((joined, bare, sound(bare))):
             return Finding("stop", "any-1:glued_stop", NEAR)
         several = any(len(word) >= WORD_CHARS and word not in known.known for word in each.clause)

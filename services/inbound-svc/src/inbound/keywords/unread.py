@@ -43,10 +43,7 @@ def hardly_read(text: str, plain: Normal, known: Collection[str], traffic: Colle
 
 
 def _known(word: str, known: Collection[str]) -> bool:
-    if word.isalpha():
-        if word in known:
-            return True
-    else:
+    if not word.isalpha():
         word = word.strip("0123456789") or word
     return word in known or any(word.startswith(each) and word[len(each) :] in known for each in BEFORE_A_WORD)
 
