@@ -166,6 +166,17 @@ class Run:
         self.calm = False
         self.shop.kill()
 
+    async def hears_by_webhook(self) -> None:
+        """Let new people order, while nothing dies, until an event came by webhook before the feed was read."""
+        self.calm = True
+        self.shop.kill()
+
+        async def heard() -> bool:
+            await self._new(next(self.numbers), offers=True, stops=False)
+            return "webhook" in self.shop.came_by().values()
+
+        await eventually(heard, SETTLES_WITHIN_S)
+
     async def _stopped(self) -> set[str]:
         """Return the numbers that consent-svc has as opted out."""
         found = set()
@@ -213,6 +224,8 @@ async def test_the_shops_list_of_opt_outs_equals_consent_svcs_at_every_rest_of_a
                     await run.webhooks("paused" if place % 2 else "enabled")  # paused: the shop lives by the feed
                     await run.round(victim)
                     await run.rests()
+                    if place == len(VICTIMS) - 1:
+                        await run.hears_by_webhook()
             finally:
                 keeper.cancel()
                 with suppress(asyncio.CancelledError):
