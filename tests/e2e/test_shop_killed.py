@@ -223,9 +223,9 @@ async def test_the_shops_list_of_opt_outs_equals_consent_svcs_at_every_rest_of_a
                 for place, victim in enumerate(dice.sample(VICTIMS, k=len(VICTIMS))):
                     await run.webhooks("paused" if place % 2 else "enabled")  # paused: the shop lives by the feed
                     await run.round(victim)
-                    await run.rests()
                     if place == len(VICTIMS) - 1:
                         await run.hears_by_webhook()
+                    await run.rests()
             finally:
                 keeper.cancel()
                 with suppress(asyncio.CancelledError):
