@@ -21,7 +21,7 @@ from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
 from dispatch.gateways.settings import GatewaySettings
-from dispatch.lane import Lane
+from dispatch.lane import Due
 from dispatch.messages import store as messages
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
@@ -151,7 +151,7 @@ async def test_a_request_under_an_older_id_waits_in_the_ledger_for_a_decision_in
         assert await intake.take(tx, batch) is None, "without a sender, those that are decided wait as well"
         assert await intake.take(tx, batch) is None, "of a repeated record"
         rows = await fetch_many(tx, "SELECT subject_id, partition, decided_at IS NULL, status FROM message")
-        assert await sending.due_partitions(tx, range(3), now(), Lane.TRANSACTIONAL) == [1, 2]
+        assert await sending.due_partitions(tx, range(3), now(), Due.CODES) == [1, 2]
     assert {(who, place, waits) for who, place, waits, _ in rows} == {
         (subject(n), home, home != 0) for n, home in homes.items()
     }

@@ -514,6 +514,28 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
         assert await fetch_many(tx, "SELECT status FROM message") == [(becomes,)]
 
 
+@pytest.mark.parametrize("way", ["it is due", "its permit has lapsed"])
+async def test_a_code_that_is_decided_again_waits_for_no_opt_out(
+    database: Database, clearance: Clearance, way: str
+) -> None:
+    handoff = Handoff(database, clearance.traffic, clearance, 1)
+    timers = Timers(database, clearance, handoff, batch=10, partitions=range(3), sending_timeout=timedelta(seconds=-1))
+    code = {"category": "transactional", "campaign_id": None}
+    [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1), **code)
+    assert decision.permit is not None
+    if way == "it is due":
+        async with database.begin() as tx:
+            await tx.execute(text("UPDATE message SET status = 'deferred', due_at = now()"))
+    async with database.begin() as applying:
+        await messages_store.lock_decisions_out(applying, decision.candidate.partition)
+        async with asyncio.timeout(30):
+            if way == "it is due":
+                assert await timers.wake_codes()
+            else:
+                assert len(await handoff._decide_again([decision.permit])) == 1
+    await handoff.codes.end()
+
+
 async def test_the_sweep_gives_way_to_an_opt_out_that_is_being_applied_and_then_knows_it(
     database: Database, clearance: Clearance
 ) -> None:

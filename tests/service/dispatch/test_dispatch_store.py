@@ -25,10 +25,10 @@ from common.privacy.erasing import Whom
 from dispatch.accepting import store as accepting
 from dispatch.gate import store as gate
 from dispatch.gateways.pool import Traffic
-from dispatch.lane import Lane
+from dispatch.lane import Due, Lane
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
-from dispatch.messages.row import shared_id, shortened
+from dispatch.messages.row import MessageRow, shared_id, shortened
 from dispatch.messages.status import Status
 from dispatch.privacy.erasure import eraser
 from dispatch.projection import apply as projection
@@ -197,19 +197,19 @@ async def test_an_outcome_settles_what_is_open_and_in_its_hand_and_never_what_is
     assert (found.version == 2) == (was != becomes)
 
 
-async def test_what_is_due_is_found_by_an_index_of_its_lane_and_there_is_no_other(database: Database) -> None:
+async def test_what_is_due_is_found_by_an_index_of_its_kind_and_there_is_no_other(database: Database) -> None:
     async with database.begin() as tx:
         await tx.execute(text("SET LOCAL enable_seqscan = off"))
-        by_lane = (
+        by_kind = (
             "SELECT indexname FROM pg_indexes WHERE indexdef LIKE '%ON public.message USING btree (partition, due_at)%'"
         )
-        indexes = set((await tx.execute(text(by_lane))).scalars())
-        for lane in Lane:
-            await sending.due_partitions(tx, range(3), now(), lane)
-            await sending.claim_due(tx, 0, now(), 10, lane)
+        indexes = set((await tx.execute(text(by_kind))).scalars())
+        for kind in Due:
+            await sending.due_partitions(tx, range(3), now(), kind)
+            await sending.claim_due(tx, 0, now(), 10, kind)
         scanned = "SELECT relname FROM pg_class WHERE relname LIKE 'message%ix' AND pg_stat_get_xact_numscans(oid) > 0"
         used = set((await tx.execute(text(scanned))).scalars())
-    assert indexes == used == {"message_due_marketing_ix", "message_due_codes_ix"}
+    assert indexes == used == {f"message_due_{kind}_ix" for kind in Due}
 
 
 async def test_what_waits_for_a_slot_is_passed_over_and_what_has_been_refused_is_not(database: Database) -> None:
@@ -222,7 +222,7 @@ async def test_what_waits_for_a_slot_is_passed_over_and_what_has_been_refused_is
 
     async def claimed(partition: int, *waited_for: str) -> set[Any]:
         async with database.begin() as tx:
-            rows = await sending.claim_due(tx, partition, now(), 10, Lane.TRANSACTIONAL, waited_for=waited_for)
+            rows = await sending.claim_due(tx, partition, now(), 10, Due.CODES, waited_for=waited_for)
             return {row.message_id for row in rows}
 
     for row, still in ((waits, set()), (refused, {refused.message_id})):
@@ -256,7 +256,7 @@ async def test_what_somebody_knows_to_have_begun_does_not_wait_again(database: D
         assert not await messages.settle(tx, [deferred(row)])
 
 
-async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other_lane(
+async def test_what_is_due_is_found_without_reading_what_is_settled_or_of_another_kind(
     postgres: Postgres, unique: str
 ) -> None:
     """It is looked at four times a second, by connections that did so when the ledger was known to be empty."""
@@ -266,30 +266,38 @@ async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other
     await connection.close()
     database = Database(dsn, pool_size=1)
 
-    async def look(lane: Lane) -> tuple[list[int], int, int]:
+    async def look(kind: Due) -> tuple[list[int], int, int]:
         async with database.begin() as tx:
             before = await tx.scalar(text(READ))  # what this connection did just now may not have been told yet
-            partitions = await sending.due_partitions(tx, range(3), now(), lane)
+            partitions = await sending.due_partitions(tx, range(3), now(), kind)
             claimed = [
                 row
                 for partition in partitions or range(3)
-                for row in await sending.claim_due(tx, partition, now(), 10, lane)
+                for row in await sending.claim_due(tx, partition, now(), 10, kind)
             ]
             return partitions, len(claimed), await tx.scalar(text(READ)) - before
 
     for _ in range(10):  # by then a plan is kept
-        assert await look(Lane.TRANSACTIONAL) == await look(Lane.MARKETING) == ([], 0, 0)
+        assert [await look(kind) for kind in Due] == [([], 0, 0)] * 3
     settled, waiting = message(1, "accepted"), message(2, "deferred", due_at=now() - timedelta(seconds=9))
     code = message(3, "deferred", category="transactional", due_at=now())
+    question = message(4, "deferred", category="service", due_at=now())
     async with database.begin() as tx:
-        for row in (settled, waiting, code):
+        for row in (settled, waiting, code, question):
             await messages.insert_messages(tx, [row])
         for like, many in ((settled, 20_000), (waiting, 2_000)):
             await tx.execute(text(MANY_LIKE_IT), {"id": like.message_id, "many": many})
-    for lane, some, found in ((Lane.TRANSACTIONAL, code, 1), (Lane.MARKETING, waiting, 10)):
-        partitions, claimed, read = await look(lane)
+
+    async def is_found_at_once(kind: Due, some: MessageRow, found: int) -> None:
+        partitions, claimed, read = await look(kind)
         assert (partitions, claimed) == ([some.partition], found)
-        assert 2 <= read <= 50, (lane, read)
+        assert 2 <= read <= 50, (kind, read)
+
+    await is_found_at_once(Due.CODES, code, 1)
+    await is_found_at_once(Due.MARKETING, waiting, 10)
+    async with database.begin() as tx:
+        await tx.execute(text(MANY_LIKE_IT), {"id": code.message_id, "many": 2_000})
+    await is_found_at_once(Due.QUESTIONS, question, 1)
     await database.engine.dispose()
 
 

@@ -20,7 +20,7 @@ from common.law import at_hand_off, load
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
 from dispatch.gateways.pool import Traffic
-from dispatch.lane import Lane
+from dispatch.lane import Due as Kind
 from dispatch.messages import store as messages
 from dispatch.messages.row import MessageRow
 from dispatch.projection import store as projection
@@ -197,47 +197,60 @@ async def test_the_partition_whose_messages_have_waited_longest_is_woken_first(d
     async with due.database.begin() as tx:
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '1 minute' WHERE partition = 1"))
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '2 minutes' WHERE partition = 2"))
-        assert await sending.due_partitions(tx, range(PARTITIONS), now(), Lane.MARKETING) == [2, 1, 0]
+        assert await sending.due_partitions(tx, range(PARTITIONS), now(), Kind.MARKETING) == [2, 1, 0]
 
 
 async def test_a_code_waits_for_no_decision_on_another_code(due: Due) -> None:
-    """Neither where a NOTIFY names its partition, nor where a search finds it, while an opt-out holds up the other."""
-    first, second, lates = _code(0), _code(1), list[MessageRow]()
+    """Nor on one of its own partition, while a control of its campaign holds up the other; and no search finds it."""
+    first, second, lates = _code(0, campaign_id="held"), _code(1), [_code(0) for _ in range(timers.TOLD_AT_ONCE)]
+    clearance, timeout = due.handoff.clearance, timedelta(minutes=1)
+    told = Timers(due.database, clearance, due.handoff, batch=500, partitions=(), sending_timeout=timeout)
     stop = asyncio.Event()
-    waking = asyncio.ensure_future(due.timers.codes().run(stop))
-    async with due.database.begin() as applying:
-        await messages.lock_decisions_out(applying, 0)
-        async with due.database.begin() as tx:
-            await messages.insert_messages(tx, [first])
-        await eventually(lambda: _waits_for_locks(due, 2))
-        for _ in range(timers.TOLD_AT_ONCE):  # each with a NOTIFY
-            async with due.database.begin() as tx:
-                await messages.insert_messages(tx, [late := _code(0)])
-            lates.append(late)
-        async with due.database.begin() as tx:
-            await messages.insert_messages(tx, [second])
-        await eventually(lambda: _has_left(due, second))
-        assert due.operator.references == [str(second.message_id)]
-    for row in (first, *lates):
-        await eventually(partial(_has_left, due, row))
+    waking = asyncio.ensure_future(told.codes().run(stop))
+    await eventually(lambda: _listens(due))
+    async with due.database.begin() as controlling:
+        await projection.put_control(controlling, controlled("running", campaign_id="held"))
+        await _post(due, first)
+        await eventually(lambda: _waits_for_locks(due, 1))
+        for row in (*lates, second):
+            await _post(due, row)
+            await eventually(partial(_has_left, due, row))
+        assert not await _has_left(due, first)
+    await eventually(partial(_has_left, due, first))
     stop.set()
     await waking
     assert sorted(due.operator.references) == sorted(str(row.message_id) for row in (first, second, *lates))
 
 
-def _code(partition: int) -> MessageRow:
-    return message(
-        _people_of(partition)[0],
-        "pending",
-        decided_at=None,
-        as_of=None,
-        gateway=None,
-        due_at=now(),
-        version=0,
-        partition=partition,
-        category="transactional",
-        campaign_id=None,
-    )
+async def test_a_code_waits_for_no_opt_out_and_a_question_waits(due: Due) -> None:
+    code, question, stop = _code(0), _code(0, category="service"), asyncio.Event()
+    waking = asyncio.ensure_future(due.timers.codes().run(stop))
+    async with due.database.begin() as applying:
+        await messages.lock_decisions_out(applying, 0)
+        async with due.database.begin() as tx:
+            await messages.insert_messages(tx, [question, code])
+        await eventually(partial(_has_left, due, code))
+        await eventually(lambda: _waits_for_locks(due, 1))
+        assert not await _has_left(due, question)
+    await eventually(partial(_has_left, due, question))
+    stop.set()
+    await waking
+
+
+def _code(partition: int, **more: Any) -> MessageRow:
+    row: dict[str, Any] = {"decided_at": None, "as_of": None, "gateway": None, "due_at": now(), "version": 0}
+    row |= {"partition": partition, "category": "transactional", "campaign_id": None}
+    return message(_people_of(partition)[0], "pending", **row | more)
+
+
+async def _listens(due: Due) -> bool:
+    listens = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    return bool(await due.database.read(listens))
+
+
+async def _post(due: Due, row: MessageRow) -> None:
+    async with due.database.begin() as tx:
+        await messages.insert_messages(tx, [row])
 
 
 async def _waits_for_locks(due: Due, many: int) -> bool:

@@ -32,7 +32,7 @@ from dispatch.gateways import pool
 from dispatch.gateways.gateway import Capabilities, longest_sent
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route, ways
-from dispatch.lane import Lane
+from dispatch.lane import Due
 from dispatch.messages.reasons import Reason
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
@@ -257,7 +257,7 @@ class Worker:
     async def wake(self) -> None:
         async with self.database.begin() as tx:
             await tx.execute(text("UPDATE message SET due_at = now() WHERE due_at IS NOT NULL"))
-        await self.timers._decide_due(0, Lane.MARKETING)
+        await self.timers._decide_due(0, Due.MARKETING)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.db.database import Database, fetch_many
 from common.kafka.subscription import Received
 from dispatch.gate import store as gate
-from dispatch.lane import Lane
+from dispatch.lane import Due, Lane
 from dispatch.messages import store as messages
 from dispatch.messages import waking_store
 from dispatch.messages.row import MessageRow
@@ -103,7 +103,7 @@ async def test_a_resume_and_a_decision_on_what_it_wakes_do_not_wait_for_each_oth
     await _store(database, waiting)
     async with database.begin() as deciding:
         await messages.lock_partition(deciding, waiting.partition, Lane.MARKETING)
-        assert await sending.claim_due(deciding, waiting.partition, now(), 10, Lane.MARKETING)
+        assert await sending.claim_due(deciding, waiting.partition, now(), 10, Due.MARKETING)
         resuming = asyncio.create_task(_control(database, controlled("running", 3)))
         await eventually(_done_or_waiting(database, resuming))
         assert await _controls(deciding, "c1") == {"c1": "running"}

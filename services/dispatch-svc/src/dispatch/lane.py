@@ -12,5 +12,17 @@ class Lane(StrEnum):
     TRANSACTIONAL = "transactional"
 
 
+class Due(StrEnum):
+    """The due messages that are decided together. An opt-out may forbid a question, and forbids no code."""
+
+    MARKETING = "marketing"
+    QUESTIONS = "questions"
+    CODES = "codes"
+
+    @property
+    def lane(self) -> Lane:
+        return Lane.MARKETING if self is Due.MARKETING else Lane.TRANSACTIONAL
+
+
 def lane_of(category: Category) -> Lane:
     return Lane.MARKETING if category == "marketing" else Lane.TRANSACTIONAL

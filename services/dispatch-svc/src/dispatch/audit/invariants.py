@@ -28,7 +28,7 @@ from common.db.database import Database, plan_now
 from common.db.timer import Timer, Worker
 from common.law import Policy, is_open
 from dispatch.messages.row import own_facts_of
-from dispatch.messages.store import VIOLATIONS, decided_long_ago
+from dispatch.messages.store import ON_CONSENT, VIOLATIONS, decided_long_ago
 from dispatch.privacy.pruning import LATE_DAYS
 from dispatch.projection.limits import Limits
 
@@ -42,7 +42,6 @@ MOST = 1000  # messages per rule that a poll counts
 
 DECIDED = "m.decided_at > :since AND m.decided_at <= :until"
 HANDED_OFF = "m.handed_off_at > :since AND m.handed_off_at <= :until"
-ON_CONSENT = "(m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
 # the decision record (`gate/record.py`) holds all that `gate/rules.py` read; without a record no message is allowed
 FACTS = own_facts_of("m")
 # OFFSET 0 keeps each expression in its place: Postgres would repeat the whole at each mention of `k.person`

@@ -42,6 +42,11 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return lane_of(self.category)
 
     @property
+    def is_on_consent(self) -> bool:
+        """Return whether the person's words may forbid the message: marketing, or a question (`ON_CONSENT`)."""
+        return self.category == "marketing" or (self.category == "service" and self.purpose is not None)
+
+    @property
     def is_limited(self) -> bool:
         """Return whether the limits hold at the gate: of a campaign or its test. Requests over HTTP come accepted."""
         return self.category == "marketing" and self.template is None

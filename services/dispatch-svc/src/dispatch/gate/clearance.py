@@ -90,7 +90,7 @@ class Clearance:
         if purses:  # a lease may have been late
             around = await store.surroundings(tx, *asked)
         campaigns = {c.campaign_id for c in candidates if c.campaign_id}
-        await store.lock(tx, partition, None if locked else _lane_of_all(candidates), campaigns)
+        await store.lock(tx, partition, None if locked else _lock_of(candidates), campaigns)
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
         found = await store.knowledge(tx, partition, people, campaigns, oldest_of=self.oldest_of)
         if only_fresh and not is_fresh(found.as_of, datetime.now(UTC), self.limits):
@@ -260,9 +260,10 @@ def _opened(candidate: Candidate, owner: Owner | None, content: str | None) -> O
     return Opened(owner.e164, content)
 
 
-def _lane_of_all(candidates: Sequence[Candidate]) -> Lane:
-    marketing = any(candidate.category == "marketing" for candidate in candidates)
-    return Lane.MARKETING if marketing else Lane.TRANSACTIONAL
+def _lock_of(candidates: Sequence[Candidate]) -> Lane | None:
+    """Return the lane whose lock the decision needs: none where no opt-out could change a verdict."""
+    lanes = {candidate.lane for candidate in candidates if candidate.is_on_consent}
+    return Lane.MARKETING if Lane.MARKETING in lanes else next(iter(lanes), None)
 
 
 def give_back(decisions: Sequence[Decision]) -> None:

@@ -14,6 +14,7 @@ from common.db.database import Database, fetch_many, once_committed
 from common.kafka import outbox
 from common.telemetry import histogram, tracing
 from dispatch.messages.by_day import hashes_of
+from dispatch.messages.store import ON_CONSENT
 from dispatch.schema import by_column, instant, metadata
 
 ENFORCED = histogram(
@@ -104,7 +105,7 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOu
         "SELECT m.subject_id FROM sending AS s CROSS JOIN unnest(s.message_ids, s.people) AS b(message_id, person)"
         " CROSS JOIN LATERAL (SELECT m.subject_id FROM message AS m WHERE m.message_id = b.message_id"
         " AND m.status = 'sending' AND m.subject_id = ANY($2::text[])"
-        " AND (m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL)) OFFSET 0) AS m"
+        f" AND {ON_CONSENT} OFFSET 0) AS m"
         f" WHERE s.partition = ANY($1::smallint[]) AND b.person = ANY({hashes_of('$2::text[]')})",
         list({partition for _, partition, _ in waiting}),
         list({subject_id for _, _, subject_id in waiting}),

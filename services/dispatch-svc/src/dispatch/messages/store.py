@@ -1,9 +1,10 @@
 """The tables `message`, `sending` and `begun`, and their statements. The caller owns the transaction.
 
-The locks of a partition, one for each lane, order decisions and opt-outs: a decision holds the lock of its lane shared
-(`lock_partition`), the consent projection holds both exclusive (`lock_decisions_out`). So an opt-out either precedes a
-decision, or waits until the decided messages are marked `sending`, where the enforcement sees the messages. Outcomes
-take no such lock: an outcome only ends a `sending`, and its writer enforces opt-outs afterwards.
+The locks of a partition, one for each lane, order decisions and opt-outs: a decision on messages that an opt-out may
+forbid (`ON_CONSENT`) holds the lock of its lane shared (`lock_partition`), the consent projection holds both exclusive
+(`lock_decisions_out`). So an opt-out either precedes a decision, or waits until the decided messages are marked
+`sending`, where the enforcement sees the messages. A code waits for no opt-out. Outcomes take no such lock: an outcome
+only ends a `sending`, and its writer enforces opt-outs afterwards.
 
 A `sending` message belongs to the process behind its last decision, which `decided_at` identifies. A late owner, whose
 message recovery has decided again, finds another `decided_at` and leaves the message alone (ADR 0054).
@@ -44,7 +45,7 @@ from sqlalchemy.types import TypeEngine
 
 from common.db.database import COPIED_MESSAGES, PLANNED_NOW, Database, copy_encoded, fetch_many, once_committed
 from common.telemetry import counter, tracing
-from dispatch.lane import Lane
+from dispatch.lane import Due, Lane
 from dispatch.messages import copied
 from dispatch.messages.by_day import day_of, hashes_of, person_of
 from dispatch.messages.events import STATE, Changed, states
@@ -57,7 +58,13 @@ from dispatch.schema import instant, metadata
 VIOLATIONS = counter(
     "sms_dispatch_violations_total", "Rows of the message ledger that break a promise, by rule.", ["rule"]
 )
-OF_LANE = {Lane.MARKETING: "category = 'marketing'", Lane.TRANSACTIONAL: "category <> 'marketing'"}
+# the messages that a person's words may forbid: marketing, and the question whether the person consents
+ON_CONSENT = "(m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
+OF_DUE = {
+    Due.MARKETING: "category = 'marketing'",
+    Due.QUESTIONS: "category = 'service' AND purpose IS NOT NULL",
+    Due.CODES: "category <> 'marketing' AND (category <> 'service' OR purpose IS NULL)",
+}
 
 _TYPES: Mapping[str, TypeEngine[Any]] = {
     "uuid": Uuid(),
@@ -78,10 +85,10 @@ message = Table(
     ),
     CheckConstraint("due_at IS NOT NULL OR status NOT IN ('pending', 'deferred')", name="waiting_is_due"),
     # the usual outcome changes no indexed column (BRIN and `known_as` aside), and stays in its page (ADR 0044)
-    # by lane: a search for codes does not pass over all due marketing
+    # by kind: a search for codes does not pass over all due marketing
     *(
-        Index(f"message_due_{lane}_ix", "partition", "due_at", postgresql_where=text(f"due_at IS NOT NULL AND {of}"))
-        for lane, of in (("marketing", OF_LANE[Lane.MARKETING]), ("codes", OF_LANE[Lane.TRANSACTIONAL]))
+        Index(f"message_due_{due}_ix", "partition", "due_at", postgresql_where=text(f"due_at IS NOT NULL AND {of}"))
+        for due, of in OF_DUE.items()
     ),
     Index("message_unknown_ix", "unknown_since", postgresql_where=text("unknown_since IS NOT NULL")),
     Index("message_subject_ix", text(day_of("")), text(person_of("subject_id"))),

@@ -483,7 +483,8 @@ class Handoff:
         """
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
-            await messages.lock_partition(tx, partition, permits[0].candidate.lane)
+            if any(p.candidate.is_on_consent for p in permits):
+                await messages.lock_partition(tx, partition, permits[0].candidate.lane)
             again = permits[0].again
             rows = await store.still_ours(tx, [p.candidate.message_id for p in permits], ours, again=again)
             wanted = [stored(row) for row in rows]

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.inbound import ReceiptState
 from common.db.database import fetch_many, plan_now
-from dispatch.lane import Lane
+from dispatch.lane import Due
 from dispatch.messages import store as messages
 from dispatch.messages.row import MessageRow, columns_of
 from dispatch.messages.status import Status
@@ -133,8 +133,8 @@ async def campaigns_to_wake(tx: AsyncConnection) -> list[ToWake]:
     return [ToWake(*row) for row in rows]
 
 
-async def due_partitions(tx: AsyncConnection, partitions: Sequence[int], now: datetime, lane: Lane) -> list[int]:
-    """Return those of the partitions with due messages of the lane, the longest wait first.
+async def due_partitions(tx: AsyncConnection, partitions: Sequence[int], now: datetime, due: Due) -> list[int]:
+    """Return those of the partitions with due messages of the kind, the longest wait first.
 
     A caller that takes few messages then neglects no partition. A lateral query reads each partition alone: else, with
     few statistics, Postgres reads the whole ledger.
@@ -143,7 +143,7 @@ async def due_partitions(tx: AsyncConnection, partitions: Sequence[int], now: da
     rows = await fetch_many(
         tx,
         "SELECT p.partition FROM unnest($1::smallint[]) AS p(partition) CROSS JOIN LATERAL"
-        f" (SELECT m.due_at FROM message AS m WHERE m.partition = p.partition AND {messages.OF_LANE[lane]}"
+        f" (SELECT m.due_at FROM message AS m WHERE m.partition = p.partition AND {messages.OF_DUE[due]}"
         " AND m.status IN ('pending', 'deferred') AND m.due_at <= $2 ORDER BY m.due_at LIMIT 1) AS due"
         " ORDER BY due.due_at",
         list(partitions),
@@ -157,17 +157,18 @@ async def claim_due(
     partition: int,
     now: datetime,
     limit: int,
-    lane: Lane,
+    due: Due,
     *,
     waited_for: Collection[str] = (),
 ) -> list[MessageRow]:
     """Lock and return due messages, oldest first. The transaction is `planned_now`.
 
+    The caller holds the partition's lock, unless it claims codes.
     `waited_for`: gateways whose `pending` messages go on waiting.
     """
     rows = await tx.execute(
         text(
-            f"SELECT {_MESSAGE} FROM message AS m WHERE partition = :partition AND {messages.OF_LANE[lane]}"
+            f"SELECT {_MESSAGE} FROM message AS m WHERE partition = :partition AND {messages.OF_DUE[due]}"
             " AND status IN ('pending', 'deferred') AND due_at <= :now"
             " AND NOT (status = 'pending' AND coalesce(gateway, '') = ANY(CAST(:waited_for AS text[])))"
             " ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED"

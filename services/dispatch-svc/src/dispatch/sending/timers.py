@@ -10,18 +10,18 @@ after-give-back-commit], open opt-outs [before-open-enforcement-commit, after-op
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from common.db.database import Database
+from common.db.database import Database, plan_now
 from common.db.timer import Timer, Worker
 from common.telemetry import counter, gauge
 from dispatch.gate.candidate import Decision, shared_of, stored
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import Gateway, SendError
-from dispatch.lane import Lane
+from dispatch.lane import Due, Lane
 from dispatch.messages import enforcement, events, waking_store
 from dispatch.messages import store as messages
 from dispatch.messages.status import Status
@@ -45,7 +45,8 @@ OLDEST_OPEN = gauge(
 LOOK_EVERY_S = 0.25
 IDLE_S = 1.0
 WOKEN_AT_ONCE = 1000
-TOLD_AT_ONCE = 4  # partitions in which a NOTIFY has codes decided: a connection of the pool each
+TOLD_AT_ONCE = 4  # decisions on codes that a NOTIFY has named: a connection of the pool each
+TOLD_OF_ONE = 2  # of them of one partition
 SWEEP_EVERY_S = 1.0
 FORGET_AFTER = timedelta(seconds=5)  # most messages have an outcome
 LOOK_UP_EVERY_S = 30.0
@@ -92,7 +93,7 @@ class Timers:
         self._partitions = partitions
         self._sending_timeout = sending_timeout
         self._told: set[int] = set()  # partitions a NOTIFY has named
-        self._deciding_told: dict[int, asyncio.Task[None]] = {}  # by partition
+        self._deciding_told: dict[asyncio.Task[None], int] = {}  # the partition of each
         self._looks: dict[str, _LookUp] = {}  # by gateway
 
     def codes(self) -> Worker:
@@ -104,12 +105,12 @@ class Timers:
             try:
                 await asyncio.gather(looking.run(stop), told.run(stop))
                 if self._deciding_told:
-                    await asyncio.wait(self._deciding_told.values())
+                    await asyncio.wait(self._deciding_told)
                 await self._handoff.codes.end()
             finally:
-                for deciding in self._deciding_told.values():
+                for deciding in self._deciding_told:
                     deciding.cancel()
-                for ended in await asyncio.gather(*self._deciding_told.values(), return_exceptions=True):
+                for ended in await asyncio.gather(*self._deciding_told, return_exceptions=True):
                     if isinstance(ended, Exception):  # no timer counts the error any more
                         log.error("a decision on codes failed as the service stopped", exc_info=ended)
                 await self._handoff.codes.close()
@@ -134,27 +135,30 @@ class Timers:
         await self._handoff.in_hand.room()
         if self._handoff.traffic.refuses_marketing:
             return False
-        return await self._wake(await self._due(Lane.MARKETING), Lane.MARKETING)
+        return await _any([self._wake_marketing_of(partition) for partition in await self._due(Due.MARKETING)])
 
     async def wake_codes(self) -> bool:
         """Hand off due transactional messages, and return whether any row changed."""
         await self._handoff.codes.free()
-        return await self._wake(await self._due(Lane.TRANSACTIONAL), Lane.TRANSACTIONAL)
+        due = [(each, partition) for each in (Due.CODES, Due.QUESTIONS) for partition in await self._due(each)]
+        return await _any([self._wake_codes_of(partition, each) for each, partition in due])
 
     async def wake_told_codes(self) -> bool:
         """Begin to hand off messages in the partitions named by a NOTIFY. Always return False.
 
-        A search for due partitions would cost four round trips for each message. No code waits for the decision on one
-        of another partition, unless TOLD_AT_ONCE partitions are being decided. The error of a failed decision is raised
-        once, by a later call; the search finds its messages.
+        A search for due partitions would cost four round trips for each message. A code waits for the decision on
+        another only where TOLD_OF_ONE of its partition, or TOLD_AT_ONCE of all, are under way. The error of a failed
+        decision is raised once, by a later call; the search finds its messages.
         """
         await self._handoff.codes.free()
         failed = self._ended_told()
-        for partition in sorted(self._told - self._deciding_told.keys()):
+        for partition in sorted(self._told):
+            if list(self._deciding_told.values()).count(partition) >= TOLD_OF_ONE:
+                continue  # one of them goes on with it
             while len(self._deciding_told) >= TOLD_AT_ONCE:
-                await asyncio.wait(self._deciding_told.values(), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(self._deciding_told, return_when=asyncio.FIRST_COMPLETED)
                 failed += self._ended_told()
-            self._deciding_told[partition] = asyncio.create_task(self._decide_told(partition))
+            self._deciding_told[asyncio.create_task(self._decide_told(partition))] = partition
         _raise_first(failed)
         return False
 
@@ -162,26 +166,22 @@ class Timers:
         """Decide the due codes of a partition, and again where a NOTIFY names the partition meanwhile."""
         while partition in self._told:
             self._told.discard(partition)
-            await self._wake_codes_of(partition)
+            await self._wake_codes_of(partition, Due.CODES)
 
     def _ended_told(self) -> list[BaseException | None]:
         """Forget the decisions that have ended, and return their errors."""
-        ended = [partition for partition, deciding in self._deciding_told.items() if deciding.done()]
-        return [self._deciding_told.pop(partition).exception() for partition in ended]
+        ended = [deciding for deciding in self._deciding_told if deciding.done()]
+        for deciding in ended:
+            del self._deciding_told[deciding]
+        return [deciding.exception() for deciding in ended]
 
     def _hear(self, partition: str) -> None:
         if partition:  # a NOTIFY without a payload names no partition
             self._told.add(int(partition))
 
-    async def _due(self, lane: Lane) -> Collection[int]:
+    async def _due(self, due: Due) -> Collection[int]:
         async with self._database.begin() as tx:
-            return await store.due_partitions(tx, self._partitions, datetime.now(UTC), lane)
-
-    async def _wake(self, due: Collection[int], lane: Lane) -> bool:
-        wake = self._wake_marketing_of if lane is Lane.MARKETING else self._wake_codes_of
-        woken = await asyncio.gather(*map(wake, due), return_exceptions=True)  # no wake outlives this call
-        _raise_first(woken)
-        return any(woken)
+            return await store.due_partitions(tx, self._partitions, datetime.now(UTC), due)
 
     async def _wake_marketing_of(self, partition: int) -> bool:
         """Decide one batch of due messages afresh, and hand off the permitted."""
@@ -189,29 +189,33 @@ class Timers:
             # checked after the wait: another partition may have filled the hand-off
             if self._handoff.in_hand.is_behind or self._handoff.traffic.refuses_marketing:
                 return False
-            decisions = await self._decide_due(partition, Lane.MARKETING)
+            decisions = await self._decide_due(partition, Due.MARKETING)
         if permits := [d.permit for d in decisions if d.permit]:
             await self._handoff.send(permits)
         return bool(decisions)
 
-    async def _wake_codes_of(self, partition: int) -> bool:
-        decisions = await self._decide_due(partition, Lane.TRANSACTIONAL)
+    async def _wake_codes_of(self, partition: int, due: Due) -> bool:
+        decisions = await self._decide_due(partition, due)
         if permits := [d.permit for d in decisions if d.permit]:
             await self._handoff.codes.begin(permits)
         return any(d.row.status is not Status.PENDING for d in decisions)  # `pending`: waits for a slot
 
-    async def _decide_due(self, partition: int, lane: Lane) -> list[Decision]:
-        codes, traffic, marketing = self._handoff.codes, self._handoff.traffic, lane is Lane.MARKETING
+    async def _decide_due(self, partition: int, due: Due) -> list[Decision]:
+        """Decide a batch of due messages afresh; codes without the partition's lock, which opt-outs hold."""
+        codes, traffic, marketing = self._handoff.codes, self._handoff.traffic, due is Due.MARKETING
         limit = min(self._batch, self._handoff.in_hand.at_once)  # as at intake
         async with self._database.begin() as tx:
-            await messages.lock_partition(tx, partition, lane, planned_now=True)
+            if due is Due.CODES:
+                await plan_now(tx)
+            else:
+                await messages.lock_partition(tx, partition, due.lane, planned_now=True)
             now = datetime.now(UTC)
             if marketing:
                 as_of = await projection.watermark(tx, partition, oldest_of=self._clearance.oldest_of)
                 if not is_fresh(as_of, now, self._clearance.limits):
                     return []  # no verdict could be an Allow
             waited_for = [] if marketing else [name for name in codes.full if traffic.breaker(name) != "open"]
-            rows = await store.claim_due(tx, partition, now, limit, lane, waited_for=waited_for)
+            rows = await store.claim_due(tx, partition, now, limit, due, waited_for=waited_for)
             if not rows:
                 return []
             decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
@@ -372,6 +376,13 @@ class Timers:
         log.warning("resolved messages in doubt after a crash", extra=became)
         await self._handoff.send(permits)
         return True
+
+
+async def _any(wakes: Sequence[Awaitable[bool]]) -> bool:
+    """Return whether any of these changed a row. No wake outlives the call."""
+    woken = await asyncio.gather(*wakes, return_exceptions=True)
+    _raise_first(woken)
+    return any(woken)
 
 
 def _raise_first(ended: Sequence[object]) -> None:

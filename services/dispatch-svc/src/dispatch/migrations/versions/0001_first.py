@@ -587,11 +587,15 @@ CREATE INDEX message_decided_ix ON message USING brin (decided_at) WITH (autosum
     """,
     """
 CREATE INDEX message_due_codes_ix ON message (partition, due_at) WHERE ((due_at IS NOT NULL) AND (category <>
-    'marketing'::text))
+    'marketing'::text) AND ((category <> 'service'::text) OR (purpose IS NULL)))
     """,
     """
 CREATE INDEX message_due_marketing_ix ON message (partition, due_at) WHERE ((due_at IS NOT NULL) AND (category
     = 'marketing'::text))
+    """,
+    """
+CREATE INDEX message_due_questions_ix ON message (partition, due_at) WHERE ((due_at IS NOT NULL) AND (category
+    = 'service'::text) AND (purpose IS NOT NULL))
     """,
     """
 CREATE INDEX message_handed_off_ix ON message USING brin (handed_off_at) WITH (autosummarize='on')
