@@ -12,6 +12,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
+
 from bench import history
 from bench.rounds import Side, alternate, report
 from stack.broker import Broker
@@ -23,6 +25,7 @@ from stack.processes import Supervisor, free_port
 JARS = Path(".kafka/libs")
 LIMITS = Path(__file__).with_name("limits.json")  # a benchmark counts, and is never refused
 READY_WITHIN_S = 60.0
+SEGMENTS = 60  # of 16 MB: as many as `min_wal_size` keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ async def standing(folder: Path, asked: Asked, settings: Mapping[str, str]) -> A
         postgres = Postgres(folder / "postgres", settings=settings)
         leaving.push_async_callback(asyncio.to_thread, postgres.stop)
         await asyncio.to_thread(postgres.start)
+        await _make_segments(postgres)
         bootstrap = os.environ.get("PLACET_TEST_KAFKA")
         if bootstrap is None:
             broker = Kafka(folder / "kafka", fetch(JARS)) if kafka else Broker(folder / "broker")
@@ -134,6 +138,20 @@ async def standing(folder: Path, asked: Asked, settings: Mapping[str, str]) -> A
             kafka = True
         supervisor = await leaving.enter_async_context(Supervisor(folder / "logs"))
         yield Ground(folder, postgres, bootstrap, kafka, supervisor, Environment(), asked)
+
+
+async def _make_segments(postgres: Postgres) -> None:
+    """Make the server's segments of WAL, which it writes over from then on, as a server does that has run for a day.
+
+    A server fills a new segment with zeros while every commit waits.
+    """
+    admin = await asyncpg.connect(postgres.admin_dsn)
+    try:
+        for _ in range(SEGMENTS):
+            await admin.execute("SELECT pg_logical_emit_message(true, 'bench', ''), pg_switch_wal()")
+        await admin.execute("CHECKPOINT")
+    finally:
+        await admin.close()
 
 
 def free_url() -> str:

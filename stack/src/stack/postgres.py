@@ -37,6 +37,7 @@ SETTINGS = {
     "unix_socket_directories": "",  # a deep folder makes a path too long for a socket
     "shared_buffers": "256MB",
     "max_connections": "300",
+    "min_wal_size": "1GB",  # else a quiet night gives up segments, and each new one is zeroed while commits wait
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "wal_compression": "on",
