@@ -63,7 +63,7 @@ HOPS = (  # the step before each instant of a STOP; the first instant is the web
     "nothing of theirs is being handed off: enforced",
 )
 CODE_HOPS = (  # likewise, of a code
-    "it is decided: its turn, the partition's lock, what is known",
+    "it is decided: its turn, what is known",
     "a submit begins with it",
 )
 Reply = tuple[str, str, str]  # number, code, text

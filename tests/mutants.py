@@ -1425,10 +1425,24 @@ MUTANTS = (
         "tests/service/dispatch/test_due.py -k a_question_waits",
     ),
     Mutant(
+        "a code that Kafka brings waits for an opt-out",
+        CLEARANCE,
+        "    lanes = {candidate.lane for candidate in candidates if candidate.is_on_consent}\n",
+        "    lanes = {candidate.lane for candidate in candidates}\n",
+        "tests/service/dispatch/test_deciding.py -k kafka_brings",
+    ),
+    Mutant(
+        "a code that a search finds waits for the questions",
+        TIMERS,
+        "return await _any([self._wake_codes_of(partition, Due.CODES) for",
+        "return await self.wake_questions() or await _any([self._wake_codes_of(partition, Due.CODES) for",
+        "tests/service/dispatch/test_due.py -k a_question_waits",
+    ),
+    Mutant(
         "a code whose permit has lapsed waits for an opt-out",
         PIPELINE,
-        "if any(p.candidate.is_on_consent for p in permits):",
-        "if permits:",
+        "if locked := any(p.candidate.is_on_consent for p in permits):",
+        "if locked := bool(permits):",
         "tests/service/dispatch/test_decision_records.py -k waits_for_no_opt_out",
     ),
     Mutant(

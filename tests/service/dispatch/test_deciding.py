@@ -129,6 +129,22 @@ async def test_marketing_whose_consents_grow_too_old_while_it_waits_for_the_lock
     await database.close()
 
 
+async def test_a_code_that_kafka_brings_waits_for_no_opt_out(postgres: Postgres, unique: str) -> None:
+    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"), pool_size=2)
+    account = ACCOUNTS["twilio"].at("http://127.0.0.1:9")  # nothing is handed off
+    gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=5.0)
+    clearance = Clearance(subject_keys, field_keys, Traffic([gateway]), at_hand_off(load("france")), Limits(), 5.0)
+    intake = Intake(clearance, Handoff(database, clearance.traffic, clearance, 1), batch=100, partitions=1)
+    code = requested(1, campaign_id=None, category="transactional")
+    async with database.begin() as applying, database.begin() as tx:
+        await messages.lock_decisions_out(applying, 0)
+        async with asyncio.timeout(30):
+            await intake.take(tx, [Received(code, "", 0, 0, now(), None)])
+        assert await tx.scalar(text("SELECT decided_at IS NOT NULL FROM message"))
+    await gateway.close()
+    await database.close()
+
+
 async def test_a_request_under_an_older_id_waits_in_the_ledger_for_a_decision_in_its_persons_partition(
     postgres: Postgres, unique: str
 ) -> None:

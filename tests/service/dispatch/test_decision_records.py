@@ -493,7 +493,7 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
     permit = decision.permit
     assert permit is not None
     ways: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
-        "it is due": timers.wake_marketing if category == "marketing" else timers.wake_codes,
+        "it is due": timers.wake_marketing if category == "marketing" else timers.wake_questions,
         "its permit has lapsed": lambda: handoff._decide_again([permit]),
     }
     async with database.begin() as tx:
@@ -557,12 +557,12 @@ async def test_the_sweep_gives_way_to_an_opt_out_that_is_being_applied_and_then_
     assert statuses == [("sending",), ("unknown",)], "which would go once more, were it not for the opt-out"
 
 
-async def test_a_code_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for_one(database: Database) -> None:
+async def test_a_question_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for_one(database: Database) -> None:
     async def apply() -> None:
         async with database.begin() as applying:
             await messages_store.lock_decisions_out(applying, 1)
 
-    async with database.begin() as deciding, database.begin() as code:
+    async with database.begin() as deciding, database.begin() as asking:
         await messages_store.lock_partition(deciding, 1, Lane.MARKETING)
         opting_out = asyncio.create_task(apply())
 
@@ -571,6 +571,6 @@ async def test_a_code_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for
 
         await eventually(waits)
         async with asyncio.timeout(30):
-            await messages_store.lock_partition(code, 1, Lane.TRANSACTIONAL)
+            await messages_store.lock_partition(asking, 1, Lane.TRANSACTIONAL)
         assert not opting_out.done()
     await opting_out

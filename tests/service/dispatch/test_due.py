@@ -214,7 +214,7 @@ async def test_a_code_waits_for_no_decision_on_another_code(due: Due) -> None:
         await eventually(lambda: _waits_for_locks(due, 1))
         for row in (*lates, second):
             await _post(due, row)
-            await eventually(partial(_has_left, due, row))
+            await eventually(partial(_has_freed_its_slot, due, row))
         assert not await _has_left(due, first)
     await eventually(partial(_has_left, due, first))
     stop.set()
@@ -223,14 +223,18 @@ async def test_a_code_waits_for_no_decision_on_another_code(due: Due) -> None:
 
 
 async def test_a_code_waits_for_no_opt_out_and_a_question_waits(due: Due) -> None:
-    code, question, stop = _code(0), _code(0, category="service"), asyncio.Event()
+    """Neither a code that a NOTIFY names nor, while the question waits, one that a search finds."""
+    told, found, question, stop = _code(0), _code(0, due_at=now() + timedelta(hours=1)), _question(0), asyncio.Event()
     waking = asyncio.ensure_future(due.timers.codes().run(stop))
     async with due.database.begin() as applying:
         await messages.lock_decisions_out(applying, 0)
-        async with due.database.begin() as tx:
-            await messages.insert_messages(tx, [question, code])
-        await eventually(partial(_has_left, due, code))
+        for row in (question, told, found):
+            await _post(due, row)
+        await eventually(partial(_has_left, due, told))
         await eventually(lambda: _waits_for_locks(due, 1))
+        async with due.database.begin() as tx:
+            await tx.execute(text("UPDATE message SET due_at = now() WHERE message_id = :id"), {"id": found.message_id})
+        await eventually(partial(_has_left, due, found))
         assert not await _has_left(due, question)
     await eventually(partial(_has_left, due, question))
     stop.set()
@@ -241,6 +245,10 @@ def _code(partition: int, **more: Any) -> MessageRow:
     row: dict[str, Any] = {"decided_at": None, "as_of": None, "gateway": None, "due_at": now(), "version": 0}
     row |= {"partition": partition, "category": "transactional", "campaign_id": None}
     return message(_people_of(partition)[0], "pending", **row | more)
+
+
+def _question(partition: int) -> MessageRow:
+    return _code(partition, category="service")
 
 
 async def _listens(due: Due) -> bool:
@@ -260,3 +268,7 @@ async def _waits_for_locks(due: Due, many: int) -> bool:
 
 async def _has_left(due: Due, row: MessageRow) -> bool:
     return str(row.message_id) in due.operator.references
+
+
+async def _has_freed_its_slot(due: Due, row: MessageRow) -> bool:
+    return await _has_left(due, row) and all(task.done() for task in due.handoff.codes.going)

@@ -159,6 +159,7 @@ def _ticks(database: Database, gateway: Gateway) -> dict[str, Callable[[], Await
     return {
         "due marketing": timers.wake_marketing,
         "due codes": timers.wake_codes,
+        "due questions": timers.wake_questions,
         "paused no more": timers.wake_controlled,
         "sweep": timers.sweep,
         "look up": timers.look_up,

@@ -403,11 +403,12 @@ class Worker:
         await self.timers.codes().run(self.stop)
 
     async def wakes_codes(self) -> None:
-        """As its timer does, a few times."""
+        """As their timers do, a few times."""
         for _ in range(LOOKS):
-            if not self.stop.is_set():
-                with contextlib.suppress(Failed):
-                    await self.timers.wake_codes()
+            for wake in (self.timers.wake_codes, self.timers.wake_questions):
+                if not self.stop.is_set():
+                    with contextlib.suppress(Failed):
+                        await wake()
 
     async def reaches(self, moment: Moment) -> None:
         """What is to happen at this moment happens, as far as it can while this worker stands still."""

@@ -1,5 +1,7 @@
 """The one door to the gate: read the knowledge of a decision, and decide, under the partition's lock.
 
+A decision on codes alone takes no lock.
+
 Consents, controls and counts are read under the lock; senders, provider blocks and erasures just before it, in the same
 transaction. `deciding.py` decides on what was read.
 """
@@ -73,7 +75,9 @@ class Clearance:
         again: bool = False,
         only_fresh: bool = False,
     ) -> list[Decision]:
-        """Decide on messages of one partition, and hold the partition's lock from then on. Store no row.
+        """Decide on messages of one partition. Store no row.
+
+        From then on hold the partition's lock, if an opt-out may forbid any of the messages.
 
         `beforehand`: these messages decrypted, where the caller has opened all of them. `locked`: the caller holds the
         lock already, because the caller has locked the rows, and row locks come after the partition's. `only_fresh`:

@@ -1,4 +1,4 @@
-"""Decide on the messages of one batch, with the knowledge that was read under the partition's lock. No database.
+"""Decide on the messages of one batch, with the knowledge that was read (`clearance.py`). No database.
 
 A batch is decided in one loop, which works out once the properties of each text (`_Text`), and the part of decisions
 that is equal for messages whose requests differ in person and number alone (`_Form`).

@@ -95,7 +95,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
 
 
 class Knowledge(msgspec.Struct, frozen=True, gc=False):
-    """The knowledge behind a decision; consent and control are read under the partition's lock."""
+    """The knowledge behind a decision; marketing and questions read consents under the partition's lock."""
 
     as_of: datetime | None
     subject: Subject | None

@@ -103,9 +103,9 @@ async def surroundings(
 async def lock(tx: AsyncConnection, partition: int, lane: Lane | None, campaign_ids: Collection[str]) -> None:
     """Lock the partition for decisions, as `messages.lock_partition` does, and these campaigns shared.
 
-    `lane`: None where the caller holds the partition's lock. A statement that waits for a lock sees the state before
-    the wait: the knowledge needs a statement of its own. A resume waits for this transaction, and wakes the messages
-    deferred here afterwards.
+    `lane`: None where the caller holds the partition's lock, or needs none. A statement that waits for a lock sees the
+    state before the wait: the knowledge needs a statement of its own. A resume waits for this transaction, and wakes
+    the messages deferred here afterwards.
     """
     if lane is None and not campaign_ids:
         return

@@ -165,7 +165,7 @@ async def try_lock_partition(tx: AsyncConnection, partition: int, lane: Lane) ->
 async def lock_decisions_out(tx: AsyncConnection, *partitions: int) -> None:
     """Lock both lanes of each partition exclusive until the transaction ends, to apply opt-outs.
 
-    The caller holds no row lock yet. Marketing comes first: no code waits for a campaign. Partitions follow their
+    The caller holds no row lock yet. Marketing comes first: no question waits for a campaign. Partitions follow their
     numbers, as in all who lock several.
     """
     for partition in sorted(set(partitions)):

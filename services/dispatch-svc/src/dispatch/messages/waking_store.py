@@ -20,7 +20,7 @@ TELLS_DUE = f"pg_notify(CASE category WHEN 'marketing' THEN '{DUE}' ELSE '{CODES
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str], since: datetime) -> None:
     """Make due at once these subjects' messages that wait for a review. `since`: when the first review began.
 
-    The caller keeps all decisions of the partition out: the statement looks at no day before the review.
+    The caller keeps out the decisions that a review may hold: the statement looks at no day before the review.
     """
     await plan_now(tx)
     await tx.execute(

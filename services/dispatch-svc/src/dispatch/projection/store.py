@@ -1,7 +1,7 @@
 """The tables of the projection, and their statements.
 
 A campaign's lock orders decisions and controls: a decision holds the lock shared, a control exclusive. A transaction
-locks the partition first, then claimed rows of `message`, then campaigns in the order of ids.
+locks the partition first, if it does, then claimed rows of `message`, then campaigns in the order of ids.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -2,7 +2,7 @@
 
     consume   `Intake.take_marketing`, `Intake.take`: a batch of one partition, in the transaction which steps its
               offset; marketing on hold stays in Kafka
-    decide    `Clearance.decide`, under the partition's lock [before-decide]
+    decide    `Clearance.decide`, under the partition's lock, codes without [before-decide]
     insert    `messages.insert_messages`: each message with its verdict, a permitted message as `sending`.
               Commit [before-insert-commit, after-insert-commit, before-transactional-insert-commit,
               after-transactional-insert-commit]
@@ -235,7 +235,7 @@ class Intake:
     async def _leave_to_the_timers(self, tx: AsyncConnection, candidates: Sequence[Candidate]) -> None:
         """Store requests that name people by an older outer key: they are not of the partition of the decision.
 
-        The timers decide them at once, each in the partition of its person.
+        The timers decide each in the partition of its person: codes at once, questions within a second.
         """
         now, by_partition = datetime.now(UTC), defaultdict[int, list[Candidate]](list)
         for candidate in candidates:
@@ -483,12 +483,12 @@ class Handoff:
         """
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
-            if any(p.candidate.is_on_consent for p in permits):
+            if locked := any(p.candidate.is_on_consent for p in permits):
                 await messages.lock_partition(tx, partition, permits[0].candidate.lane)
             again = permits[0].again
             rows = await store.still_ours(tx, [p.candidate.message_id for p in permits], ours, again=again)
             wanted = [stored(row) for row in rows]
-            decisions = await self.clearance.decide(tx, partition, wanted, locked=True, again=again)
+            decisions = await self.clearance.decide(tx, partition, wanted, locked=locked, again=again)
             ours.update(d.row.decided_at for d in decisions if d.row.decided_at)
             refused, shared = [d for d in decisions if d.permit is None], shared_of(decisions)
             if again:  # a resubmit may have left already: `unknown`, as in the sweep

@@ -47,6 +47,7 @@ IDLE_S = 1.0
 WOKEN_AT_ONCE = 1000
 TOLD_AT_ONCE = 4  # decisions on codes that a NOTIFY has named: a connection of the pool each
 TOLD_OF_ONE = 2  # of them of one partition
+QUESTIONS_AT_ONCE = 4  # partitions in which due questions are decided: likewise
 SWEEP_EVERY_S = 1.0
 FORGET_AFTER = timedelta(seconds=5)  # most messages have an outcome
 LOOK_UP_EVERY_S = 30.0
@@ -99,11 +100,12 @@ class Timers:
     def codes(self) -> Worker:
         """Return the worker of the transactional lane."""
         looking = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database, idle_s=IDLE_S)
+        questions = Timer("due questions", self.wake_questions, LOOK_EVERY_S, self._database, idle_s=IDLE_S)
         told = Timer("codes", self.wake_told_codes, IDLE_S, self._database, waking_store.CODES_DUE, self._hear)
 
         async def run(stop: asyncio.Event) -> None:
             try:
-                await asyncio.gather(looking.run(stop), told.run(stop))
+                await asyncio.gather(looking.run(stop), questions.run(stop), told.run(stop))
                 if self._deciding_told:
                     await asyncio.wait(self._deciding_told)
                 await self._handoff.codes.end()
@@ -138,10 +140,20 @@ class Timers:
         return await _any([self._wake_marketing_of(partition) for partition in await self._due(Due.MARKETING)])
 
     async def wake_codes(self) -> bool:
-        """Hand off due transactional messages, and return whether any row changed."""
+        """Hand off due messages that no opt-out may forbid, and return whether any row changed."""
         await self._handoff.codes.free()
-        due = [(each, partition) for each in (Due.CODES, Due.QUESTIONS) for partition in await self._due(each)]
-        return await _any([self._wake_codes_of(partition, each) for each, partition in due])
+        return await _any([self._wake_codes_of(partition, Due.CODES) for partition in await self._due(Due.CODES)])
+
+    async def wake_questions(self) -> bool:
+        """Hand off due questions, and return whether any row changed. An opt-out holds up questions, and no code."""
+        await self._handoff.codes.free()
+        at_once = asyncio.Semaphore(QUESTIONS_AT_ONCE)
+
+        async def wake(partition: int) -> bool:
+            async with at_once:
+                return await self._wake_codes_of(partition, Due.QUESTIONS)
+
+        return await _any([wake(partition) for partition in await self._due(Due.QUESTIONS)])
 
     async def wake_told_codes(self) -> bool:
         """Begin to hand off messages in the partitions named by a NOTIFY. Always return False.
@@ -218,7 +230,9 @@ class Timers:
             rows = await store.claim_due(tx, partition, now, limit, due, waited_for=waited_for)
             if not rows:
                 return []
-            decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
+            decisions = await self._clearance.decide(
+                tx, partition, [stored(row) for row in rows], locked=due is not Due.CODES
+            )
             if not marketing:
                 decisions = codes.or_wait(decisions)
             changed = await messages.update_decisions(tx, [d.row for d in decisions], shared_of(decisions))
